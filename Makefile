@@ -1,0 +1,169 @@
+# tinykube's build. `make help` lists what there is to do; each group of targets has its own section below.
+#
+#   payload modules ──go build──▶ bin/payload/* ──pack──▶ internal/payload/data/* ──go:embed──▶ bin/tinykube
+#
+# Everything a target makes lies in bin/ and internal/payload/data/, both ignored by git. Files are real targets with
+# real prerequisites, so an unchanged part is never built again; Go's own cache does the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+
+GO      ?= go
+BIN     := bin
+PARTS   := $(BIN)/payload
+DATA    := internal/payload/data
+UPSTREAM := containerd containerd-shim-runc-v2 runc coredns podinfo podcli podinfo.vue.html tools tools.commands
+OURS    := pause $(if $(wildcard cmd/cni/main.go),cni)
+
+# One way to call the compiler: no symbol tables, no paths and no times of this machine, no version control.
+# Tests and lint use the same settings, so that all share what Go's cache has compiled.
+export GOFLAGS := -buildvcs=false -trimpath
+export CGO_ENABLED := 0
+LDFLAGS := -s -w -buildid=
+# The embedded kubectl says of what release it is.
+KUBECTL_VERSION := $(shell awk '$$1 == "k8s.io/kubectl" {sub("v0", "v1", $$2); print $$2}' go.mod)
+KUBECTL_LDFLAGS := $(addprefix -X k8s.io/component-base/version.,gitVersion=$(KUBECTL_VERSION) gitMajor=1 gitMinor=$(word 2,$(subst ., ,$(KUBECTL_VERSION))) gitCommit= gitTreeState=)
+# $(call go-build,FOLDER): a static program out of the Go module in FOLDER; -o is then relative to it.
+go-build = $(GO) build -C $(1) -ldflags '$(LDFLAGS)'
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9A-Z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##---- Build ----------------------------------------------------------------------------------------------------------
+
+.PHONY: deps build payload clean
+deps: ## install the system packages that are missing (Debian, Ubuntu; as root)
+	@scripts/deps.sh
+
+# What of the main module has changed is Go's to know, so it is asked every time.
+build: $(DATA)/built ## build bin/tinykube with everything in it
+	$(GO) build -ldflags '$(LDFLAGS) $(KUBECTL_LDFLAGS)' -o $(BIN)/tinykube ./cmd/tinykube
+	@ls -l $(BIN)/tinykube | awk '{printf "bin/tinykube: %.1f MB\n", $$5/1e6}'
+
+clean: ## remove what was built
+	rm -rf $(BIN)
+	find $(DATA) -mindepth 1 ! -name README.md ! -name .gitignore -delete
+
+##---- Payload --------------------------------------------------------------------------------------------------------
+# Each folder payload/NAME is a Go module of its own: its go.mod pins what we carry, its go.sum what that is made of.
+
+payload: $(DATA)/built ## build only what travels inside bin/tinykube
+
+# Built programs depend on the compiler's version too: this file changes only when that does.
+$(PARTS)/go-version: FORCE
+	@mkdir -p $(PARTS)
+	@$(GO) env GOVERSION GOARCH | cmp -s - $@ || $(GO) env GOVERSION GOARCH > $@
+.PHONY: FORCE
+FORCE:
+
+CONTAINERD_TAGS := no_btrfs,no_devmapper,no_zfs,no_aufs
+$(PARTS)/containerd $(PARTS)/containerd-shim-runc-v2: $(PARTS)/%: payload/containerd/go.mod payload/containerd/go.sum $(PARTS)/go-version
+	$(call go-build,payload/containerd) -tags $(CONTAINERD_TAGS) -o $(CURDIR)/$@ github.com/containerd/containerd/v2/cmd/$*
+
+# runc enters namespaces in C, before Go's threads exist, and filters system calls with libseccomp: cgo, linked statically.
+$(PARTS)/runc: payload/runc/go.mod payload/runc/go.sum $(PARTS)/go-version
+	CGO_ENABLED=1 $(GO) build -C payload/runc -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS) -extldflags -static' \
+		-o $(CURDIR)/$@ github.com/opencontainers/runc
+
+$(PARTS)/coredns: $(wildcard payload/coredns/*) $(PARTS)/go-version
+	$(call go-build,payload/coredns) -o $(CURDIR)/$@ .
+
+$(PARTS)/podinfo $(PARTS)/podcli: $(PARTS)/%: payload/podinfo/go.mod payload/podinfo/go.sum $(PARTS)/go-version
+	$(call go-build,payload/podinfo) -o $(CURDIR)/$@ github.com/stefanprodan/podinfo/cmd/$*
+
+# What else podinfo brings: the page it serves, and the manifests that the demo applies. $(call podinfo-files) is its
+# folder in Go's module cache, where files are read-only.
+podinfo-files = $$($(GO) list -C payload/podinfo -m -f '{{.Dir}}' github.com/stefanprodan/podinfo)
+$(PARTS)/podinfo.vue.html: payload/podinfo/go.mod payload/podinfo/go.sum
+	@mkdir -p $(PARTS)
+	install -m 644 $(podinfo-files)/ui/vue.html $@
+$(DATA)/manifests/podinfo: payload/podinfo/go.mod payload/podinfo/go.sum
+	rm -rf $@
+	mkdir -p $@
+	cp -R --no-preserve=mode,ownership $(podinfo-files)/deploy/webapp $@/
+	touch $@
+
+# The shell and its tools in one program: makebb turns commands' mains into functions of one main. Which commands of
+# u-root's is said by the tool directives in payload/tools/go.mod; ours lie beside it.
+TOOLS_OURS := $(patsubst payload/tools/%/main.go,%,$(wildcard payload/tools/*/main.go))
+TOOLS_SOURCES := $(filter-out %_test.go,$(wildcard payload/tools/go.* payload/tools/aliases payload/tools/*/*.go))
+$(PARTS)/tools.commands: $(TOOLS_SOURCES)
+	@mkdir -p $(PARTS)
+	{ awk '$$1 ~ /u-root\/cmds\// {print $$1}' payload/tools/go.mod; printf '%s\n' $(TOOLS_OURS); cat payload/tools/aliases; } > $@
+$(PARTS)/tools: $(PARTS)/tools.commands $(TOOLS_SOURCES) $(PARTS)/go-version
+	rm -rf $@.src
+	cd payload/tools && GOFLAGS=-buildvcs=false $(GO) tool makebb -o $(CURDIR)/$@ -gen-dir $(CURDIR)/$@.src \
+		$$(awk '$$1 ~ /u-root\/cmds\// {print $$1}' go.mod) $(addprefix ./,$(TOOLS_OURS)) > $(CURDIR)/$@.log || { cat $(CURDIR)/$@.log; exit 1; }
+	rm -rf $@.src
+
+# Our own programs: Go knows better than make when they change, so they are always asked for and replaced only by
+# something different.
+$(addprefix $(PARTS)/,$(OURS)): $(PARTS)/%: FORCE $(PARTS)/go-version
+	@$(call go-build,.) -o $@.new ./cmd/$*
+	@cmp -s $@.new $@ && rm $@.new || mv -v $@.new $@
+
+# The order of files matters: those that share code should be near each other.
+PACKER := internal/payload/pack/main.go internal/payload/format.go
+$(DATA)/upstream.tar.zst: $(addprefix $(PARTS)/,$(UPSTREAM)) $(PACKER)
+$(DATA)/ours.tar.zst: $(addprefix $(PARTS)/,$(OURS)) $(PACKER)
+$(DATA)/%.tar.zst:
+	$(GO) run ./internal/payload/pack $@ $(filter $(PARTS)/%,$^)
+
+$(DATA)/built: $(DATA)/upstream.tar.zst $(DATA)/ours.tar.zst $(DATA)/manifests/podinfo
+	@touch $@
+
+##---- A cluster ------------------------------------------------------------------------------------------------------
+
+.PHONY: demo demo-down
+demo: deps build ## bring up three nodes and run a real application on them
+	@scripts/demo.sh
+
+demo-down: ## remove the demo without a trace, and show it
+	@scripts/demo-down.sh
+
+##---- Test -----------------------------------------------------------------------------------------------------------
+
+.PHONY: test test-all sizes lint e2e e2e-containerd labs bench smoke-swap
+test: lint build e2e labs ## all that must be true of every commit: vet, staticcheck, unit tests, a whole cluster
+	TINYKUBE_MUST_RUN=1 $(GO) test ./...
+	$(GO) test -C payload/tools ./...
+	$(GO) test -C test ./informers/...
+
+test-all: test e2e-containerd ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime
+	$(GO) test -tags mutants -timeout 20m ./labs/grade
+	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
+
+sizes: ## lines of each folder beside its budget
+	@$(GO) test ./internal/lint -count=1 -run '^TestSizes$$' -v | grep -v -e '^=' -e '^-' -e '^ok' -e PASS
+
+lint: ## vet and staticcheck, pinned; the rules of the code guide are tests in internal/lint
+	$(GO) vet ./...
+	$(GO) build -C internal/lint/tools -o $(CURDIR)/$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
+	$(BIN)/staticcheck ./...
+	for module in payload/tools payload/coredns; do $(GO) vet -C $$module ./...; (cd $$module && $(CURDIR)/$(BIN)/staticcheck ./...); done
+
+e2e: build ## a cluster under faults, as its users see it
+	$(GO) test -C test -count=1 -v -timeout 25m ./e2e/...
+
+labs: build ## every lab of the course on one cluster; make lab-01 is one, on the running cluster
+	$(GO) test -C test -count=1 -v -timeout 15m ./labs/...
+
+lab-%: build
+	$(BIN)/tinykube lab run $*
+
+e2e-containerd: build ## the same with the CRI plugin of containerd in the place of our CRI server
+	TINYKUBE_E2E_UP='--container-runtime-endpoint unix:///run/containerd/containerd.sock' \
+		$(GO) test -C test -count=1 -v -timeout 25m ./e2e/... -skip '^Test(Kill|OtherRuntime)'
+
+bench: build ## figures of this machine, in one run
+	@scripts/bench.sh
+
+smoke-swap: swap-programs build ## the real kube-scheduler and kubectl in our cluster: KUBE_SCHEDULER=path KUBECTL=path
+	KUBE_SCHEDULER=$(abspath $(KUBE_SCHEDULER)) KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./swap/...
+	KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./e2e -run '^TestKubectl$$/^installed$$'
+.PHONY: swap-programs
+swap-programs:
+	@test -x "$(KUBE_SCHEDULER)" -a -x "$(KUBECTL)" || { echo "usage: make smoke-swap KUBE_SCHEDULER=path KUBECTL=path (programs of Kubernetes v1.36)" >&2; exit 1; }

@@ -1,0 +1,181 @@
+package validation
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// maxIndexedParallelism is upstream's limit for jobs whose pods are numbered.
+const maxIndexedParallelism = 100_000
+
+// Job checks a job.
+func Job(j *batchv1.Job) field.ErrorList {
+	r := &report{}
+	at := field.NewPath("spec")
+	checkGeneratedSelector(r, j)
+	checkJobSpec(r, at, &j.Spec)
+	if j.Spec.Selector == nil {
+		r.add(field.Required(at.Child("selector"), ""))
+		return r.errs
+	}
+	r.selector(at.Child("selector"), j.Spec.Selector)
+	if selector, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && !selector.Matches(labels.Set(j.Spec.Template.Labels)) {
+		r.invalid(at.Child("template", "metadata", "labels"), j.Spec.Template.Labels, "`selector` does not match template `labels`")
+	}
+	return r.errs
+}
+
+// checkGeneratedSelector: labels that the server sets may not be set to
+// anything else.
+func checkGeneratedSelector(r *report, j *batchv1.Job) {
+	if deref(j.Spec.ManualSelector) {
+		return
+	}
+	at := field.NewPath("spec", "template", "metadata", "labels")
+	for _, label := range []struct{ name, value string }{
+		{"job-name", j.Name}, {batchv1.JobNameLabel, j.Name},
+		{"controller-uid", string(j.UID)}, {batchv1.ControllerUidLabel, string(j.UID)},
+	} {
+		if got := j.Spec.Template.Labels[label.name]; got != label.value {
+			r.invalid(at, j.Spec.Template.Labels, fmt.Sprintf("must be '%s'", label.value))
+		}
+	}
+}
+
+// JobUpdate checks a change of a job: what its pods are made from stays.
+//
+// Simplified: upstream also lets where the pods may run change while a job is
+// suspended and has not started.
+func JobUpdate(j, old *batchv1.Job) field.ErrorList {
+	r := &report{}
+	at := field.NewPath("spec")
+	checkJobSpec(r, at, &j.Spec)
+	indexed := deref(j.Spec.CompletionMode) == batchv1.IndexedCompletion
+	if elastic := indexed && same(j.Spec.Completions, j.Spec.Parallelism); !elastic {
+		r.unchanged(at.Child("completions"), j.Spec.Completions, old.Spec.Completions)
+	}
+	r.unchanged(at.Child("selector"), j.Spec.Selector, old.Spec.Selector)
+	if !deref(old.Spec.Suspend) {
+		r.unchanged(at.Child("template"), j.Spec.Template, old.Spec.Template)
+	}
+	r.unchanged(at.Child("completionMode"), j.Spec.CompletionMode, old.Spec.CompletionMode)
+	r.unchanged(at.Child("podFailurePolicy"), j.Spec.PodFailurePolicy, old.Spec.PodFailurePolicy)
+	r.unchanged(at.Child("backoffLimitPerIndex"), j.Spec.BackoffLimitPerIndex, old.Spec.BackoffLimitPerIndex)
+	r.unchanged(at.Child("managedBy"), j.Spec.ManagedBy, old.Spec.ManagedBy)
+	r.unchanged(at.Child("successPolicy"), j.Spec.SuccessPolicy, old.Spec.SuccessPolicy)
+	return r.errs
+}
+
+func same(a, b *int32) bool { return a != nil && b != nil && *a == *b }
+
+func checkJobSpec(r *report, at *field.Path, s *batchv1.JobSpec) {
+	notNegativePointer(r, at.Child("parallelism"), s.Parallelism)
+	notNegativePointer(r, at.Child("completions"), s.Completions)
+	notNegativePointer(r, at.Child("activeDeadlineSeconds"), s.ActiveDeadlineSeconds)
+	notNegativePointer(r, at.Child("backoffLimit"), s.BackoffLimit)
+	notNegativePointer(r, at.Child("ttlSecondsAfterFinished"), s.TTLSecondsAfterFinished)
+	notNegativePointer(r, at.Child("backoffLimitPerIndex"), s.BackoffLimitPerIndex)
+	notNegativePointer(r, at.Child("maxFailedIndexes"), s.MaxFailedIndexes)
+	if s.CompletionMode != nil {
+		ifSet(r, at.Child("completionMode"), *s.CompletionMode, batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)
+	}
+	if deref(s.CompletionMode) == batchv1.IndexedCompletion {
+		if s.Completions == nil {
+			r.add(field.Required(at.Child("completions"), "when completion mode is Indexed"))
+		}
+		if deref(s.Parallelism) > maxIndexedParallelism {
+			r.invalid(at.Child("parallelism"), *s.Parallelism,
+				fmt.Sprintf("must be less than or equal to %d when completion mode is Indexed", maxIndexedParallelism))
+		}
+	} else {
+		const message = "requires indexed completion mode"
+		if s.BackoffLimitPerIndex != nil {
+			r.invalid(at.Child("backoffLimitPerIndex"), *s.BackoffLimitPerIndex, message)
+		}
+		if s.MaxFailedIndexes != nil {
+			r.invalid(at.Child("maxFailedIndexes"), *s.MaxFailedIndexes, message)
+		}
+	}
+	podTemplate(r, at.Child("template"), &s.Template)
+	policy := at.Child("template", "spec", "restartPolicy")
+	switch s.Template.Spec.RestartPolicy {
+	case corev1.RestartPolicyAlways, "":
+		r.add(field.Required(policy, `valid values: "OnFailure", "Never"`))
+	case corev1.RestartPolicyOnFailure:
+		if s.PodFailurePolicy != nil {
+			r.invalid(policy, s.Template.Spec.RestartPolicy, `only "Never" is supported when podFailurePolicy is specified`)
+		}
+	case corev1.RestartPolicyNever:
+	default:
+		r.add(field.NotSupported(policy, s.Template.Spec.RestartPolicy,
+			[]corev1.RestartPolicy{corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever}))
+	}
+}
+
+// CronJob checks a cron job.
+func CronJob(c *batchv1.CronJob) field.ErrorList {
+	r := &report{}
+	checkTimeZone(r, field.NewPath("spec", "timeZone"), c.Spec.TimeZone)
+	checkCronJob(r, c, "")
+	return r.errs
+}
+
+// CronJobUpdate checks a change of a cron job.
+func CronJobUpdate(c, old *batchv1.CronJob) field.ErrorList {
+	r := &report{}
+	if deref(c.Spec.TimeZone) != deref(old.Spec.TimeZone) {
+		checkTimeZone(r, field.NewPath("spec", "timeZone"), c.Spec.TimeZone)
+	}
+	checkCronJob(r, c, old.Spec.Schedule)
+	return r.errs
+}
+
+func checkCronJob(r *report, c *batchv1.CronJob, oldSchedule string) {
+	at, s := field.NewPath("spec"), &c.Spec
+	if r.required(at.Child("schedule"), s.Schedule) {
+		if err := CronSchedule(s.Schedule); err != nil {
+			r.invalid(at.Child("schedule"), s.Schedule, err.Error())
+		}
+		zoned := strings.Contains(s.Schedule, "TZ")
+		switch allowed := strings.Contains(oldSchedule, "TZ"); {
+		case zoned && !allowed:
+			r.invalid(at.Child("schedule"), s.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead")
+		case zoned && s.TimeZone != nil:
+			r.invalid(at.Child("schedule"), s.Schedule, "cannot use both timeZone field and TZ or CRON_TZ in schedule")
+		}
+	}
+	notNegativePointer(r, at.Child("startingDeadlineSeconds"), s.StartingDeadlineSeconds)
+	oneOf(r, at.Child("concurrencyPolicy"), s.ConcurrencyPolicy,
+		batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent)
+	job := at.Child("jobTemplate", "spec")
+	checkJobSpec(r, job, &s.JobTemplate.Spec)
+	if s.JobTemplate.Spec.Selector != nil {
+		r.invalid(job.Child("selector"), s.JobTemplate.Spec.Selector, "`selector` will be auto-generated")
+	}
+	if deref(s.JobTemplate.Spec.ManualSelector) {
+		r.add(field.NotSupported(job.Child("manualSelector"), s.JobTemplate.Spec.ManualSelector, []string{"nil", "false"}))
+	}
+	notNegativePointer(r, at.Child("successfulJobsHistoryLimit"), s.SuccessfulJobsHistoryLimit)
+	notNegativePointer(r, at.Child("failedJobsHistoryLimit"), s.FailedJobsHistoryLimit)
+}
+
+func checkTimeZone(r *report, at *field.Path, zone *string) {
+	switch {
+	case zone == nil:
+	case *zone == "":
+		r.invalid(at, zone, "timeZone must be nil or non-empty string")
+	case strings.EqualFold(*zone, "Local"):
+		r.invalid(at, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones")
+	default:
+		if _, err := time.LoadLocation(*zone); err != nil {
+			r.invalid(at, zone, err.Error())
+		}
+	}
+}

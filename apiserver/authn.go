@@ -1,0 +1,329 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"tinykube/apiserver/storage"
+)
+
+// Who is it? In this order, and the first proof counts:
+//
+//	front proxy      a certificate of the proxy's CA, and headers that say who
+//	certificate      CN is the user, O the groups
+//	bearer token     a service account's JWT, a bootstrap token, or one of a file
+//	nothing          system:anonymous, who may read /version and little else
+//
+// A proof that fails is 401, never "anonymous": who shows a bad passport is
+// not let in as a tourist.
+
+var errUnauthorized = apierrors.NewUnauthorized("Unauthorized")
+
+// authenticator finds out who sent a request.
+type authenticator struct {
+	server    *Server
+	clientCAs *x509.CertPool
+	proxyCAs  *x509.CertPool
+	static    map[[sha256.Size]byte]*user // by the token's hash
+	tokens    tokenCache
+}
+
+func newAuthenticator(s *Server) (*authenticator, error) {
+	a := &authenticator{server: s, static: map[[sha256.Size]byte]*user{}}
+	var err error
+	if a.clientCAs, err = readPool(s.cfg.ClientCAFile); err != nil {
+		return nil, fmt.Errorf("client CA: %w", err)
+	}
+	if a.proxyCAs, err = readPool(s.cfg.RequestHeader.CAFile); err != nil {
+		return nil, fmt.Errorf("request header CA: %w", err)
+	}
+	if s.cfg.TokenAuthFile != "" {
+		if err := a.readTokens(s.cfg.TokenAuthFile); err != nil {
+			return nil, fmt.Errorf("token file: %w", err)
+		}
+	}
+	return a, nil
+}
+
+func readPool(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return pool, nil
+}
+
+// readTokens reads lines of token,user,uid,"group1,group2".
+func (a *authenticator) readTokens(file string) error {
+	data, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	reader := csv.NewReader(data)
+	reader.FieldsPerRecord = -1
+	records, err := reader.ReadAll()
+	if err != nil {
+		return err
+	}
+	for _, record := range records {
+		if len(record) < 3 {
+			return fmt.Errorf("%s: a line has %d fields, and needs token, user and uid", file, len(record))
+		}
+		u := &user{name: record[1], uid: record[2]}
+		if len(record) > 3 {
+			u.groups = strings.Split(record[3], ",")
+		}
+		u.groups = append(u.groups, groupAuthenticated)
+		a.static[sha256.Sum256([]byte(record[0]))] = u
+	}
+	return nil
+}
+
+// hintCAs tells clients whose certificates we would like.
+func (a *authenticator) hintCAs() *x509.CertPool {
+	if a.clientCAs == nil || a.proxyCAs == nil {
+		return a.clientCAs
+	}
+	return nil // a pool cannot be merged from pools; no hint is a fine hint
+}
+
+func (s *Server) authenticate(r *http.Request) (*user, error) {
+	a := s.authn
+	if u := a.proxied(r); u != nil {
+		return u, nil
+	}
+	if u, ok := a.certificate(r); ok {
+		return u, nil
+	}
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		refused := a.clientCAs != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0
+		if s.cfg.AnonymousAuth && !refused {
+			return anonymous, nil
+		}
+		return nil, errUnauthorized
+	}
+	scheme, token, _ := strings.Cut(header, " ")
+	token = strings.TrimSpace(token)
+	if !strings.EqualFold(scheme, "bearer") || token == "" {
+		return nil, errUnauthorized
+	}
+	u, _, err := a.token(r.Context(), token, s.tokens.audiences)
+	return u, err
+}
+
+// token finds whose token it is, and for which of the audiences.
+func (a *authenticator) token(ctx context.Context, token string, audiences []string) (*user, []string, error) {
+	if u := a.static[sha256.Sum256([]byte(token))]; u != nil {
+		return u, audiences, nil
+	}
+	if u := a.bootstrapToken(token); u != nil {
+		return u, audiences, nil
+	}
+	return a.tokens.verify(ctx, a.server, token, audiences)
+}
+
+// connection is what we know about one TLS connection. A client certificate is
+// verified once per connection, not once per request.
+type connection struct {
+	once    sync.Once
+	user    *user
+	expires time.Time
+}
+
+type connectionKey struct{}
+
+func withConnection(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, connectionKey{}, &connection{})
+}
+
+// certificate returns whom the client certificate names, if it names anybody
+// whom our CA vouches for.
+func (a *authenticator) certificate(r *http.Request) (*user, bool) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 || a.clientCAs == nil {
+		return nil, false
+	}
+	c, ok := r.Context().Value(connectionKey{}).(*connection)
+	if !ok {
+		c = &connection{}
+	}
+	c.once.Do(func() {
+		leaf := r.TLS.PeerCertificates[0]
+		if verifyChain(r.TLS.PeerCertificates, a.clientCAs) != nil {
+			return
+		}
+		c.expires = leaf.NotAfter
+		c.user = &user{
+			name: leaf.Subject.CommonName, groups: append(slices.Clone(leaf.Subject.Organization), groupAuthenticated),
+			extra: map[string][]string{"authentication.kubernetes.io/credential-id": {fmt.Sprintf("X509SHA256=%x", sha256.Sum256(leaf.Raw))}},
+		}
+	})
+	if c.user == nil || c.user.name == "" || time.Now().After(c.expires) {
+		return nil, false
+	}
+	return c.user, true
+}
+
+func verifyChain(chain []*x509.Certificate, roots *x509.CertPool) error {
+	intermediates := x509.NewCertPool()
+	for _, certificate := range chain[1:] {
+		intermediates.AddCert(certificate)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return err
+}
+
+// proxied returns the user that a trusted front proxy speaks for.
+func (a *authenticator) proxied(r *http.Request) *user {
+	cfg := &a.server.cfg.RequestHeader
+	if a.proxyCAs == nil || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	name := first(r.Header, cfg.UsernameHeaders)
+	if name == "" {
+		return nil
+	}
+	leaf := r.TLS.PeerCertificates[0]
+	if len(cfg.AllowedNames) > 0 && !slices.Contains(cfg.AllowedNames, leaf.Subject.CommonName) {
+		return nil
+	}
+	if verifyChain(r.TLS.PeerCertificates, a.proxyCAs) != nil {
+		return nil
+	}
+	u := &user{name: name, extra: map[string][]string{}}
+	for _, header := range cfg.GroupHeaders {
+		u.groups = append(u.groups, r.Header.Values(header)...)
+	}
+	for _, prefix := range cfg.ExtraPrefixes {
+		for header, values := range r.Header {
+			if rest, ok := cutPrefixFold(header, prefix); ok {
+				key, err := url.PathUnescape(strings.ToLower(rest))
+				if err == nil {
+					u.extra[key] = values
+				}
+			}
+		}
+	}
+	if u.name != userAnonymous && !u.in(groupAuthenticated) {
+		u.groups = append(u.groups, groupAuthenticated)
+	}
+	return u
+}
+
+func first(h http.Header, names []string) string {
+	for _, name := range names {
+		if value := h.Get(name); value != "" {
+			return value
+		}
+	}
+	return ""
+}
+
+func cutPrefixFold(s, prefix string) (string, bool) {
+	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
+		return "", false
+	}
+	return s[len(prefix):], true
+}
+
+// bootstrapToken accepts <id>.<secret> of a Secret in kube-system, for nodes
+// that have no other proof yet.
+// Spec: Kubernetes, "Authenticating with Bootstrap Tokens".
+func (a *authenticator) bootstrapToken(token string) *user {
+	id, secret, ok := strings.Cut(token, ".")
+	if !ok || len(id) != 6 || len(secret) != 16 || !a.server.cfg.BootstrapToken {
+		return nil
+	}
+	found, ok := cached[*corev1.Secret](a.server, "", "secrets", storage.Key("kube-system", "bootstrap-token-"+id))
+	if !ok || found.DeletionTimestamp != nil || found.Type != "bootstrap.kubernetes.io/token" {
+		return nil
+	}
+	data := found.Data
+	if string(data["token-id"]) != id || subtle.ConstantTimeCompare(data["token-secret"], []byte(secret)) != 1 ||
+		string(data["usage-bootstrap-authentication"]) != "true" {
+		return nil
+	}
+	if expiry := string(data["expiration"]); expiry != "" {
+		at, err := time.Parse(time.RFC3339, expiry)
+		if err != nil || time.Now().After(at) {
+			return nil
+		}
+	}
+	u := &user{name: "system:bootstrap:" + id, groups: []string{"system:bootstrappers", groupAuthenticated}}
+	for group := range strings.SplitSeq(string(data["auth-extra-groups"]), ",") {
+		if strings.HasPrefix(group, "system:bootstrappers:") {
+			u.groups = append(u.groups, group)
+		}
+	}
+	return u
+}
+
+// impersonate lets who may do so act as somebody else.
+// Spec: Kubernetes, "User impersonation": every part is a permission.
+func (s *Server) impersonate(q *request) (*user, error) {
+	name := q.Header.Get("Impersonate-User")
+	if name == "" {
+		if q.Header.Get("Impersonate-Group") != "" || q.Header.Get("Impersonate-Uid") != "" {
+			return nil, apierrors.NewBadRequest("requested impersonation without naming a user")
+		}
+		return q.user, nil
+	}
+	other := &user{name: name, groups: slices.Clone(q.Header.Values("Impersonate-Group")), uid: q.Header.Get("Impersonate-Uid")}
+	asked := target{verb: "impersonate", isResource: true, version: "v1", resource: "users", name: name}
+	if namespace, account, ok := other.serviceAccount(); ok {
+		asked.resource, asked.namespace, asked.name = "serviceaccounts", namespace, account
+		if len(other.groups) == 0 {
+			other = serviceAccountUser(namespace, account, other.uid)
+		}
+	}
+	if err := s.authorize(q.user, asked); err != nil {
+		return nil, err
+	}
+	for _, group := range q.Header.Values("Impersonate-Group") {
+		if err := s.authorize(q.user, target{verb: "impersonate", isResource: true, version: "v1", resource: "groups", name: group}); err != nil {
+			return nil, err
+		}
+	}
+	if other.uid != "" {
+		if err := s.authorize(q.user, target{verb: "impersonate", isResource: true, group: "authentication.k8s.io", version: "v1", resource: "uids", name: other.uid}); err != nil {
+			return nil, err
+		}
+	}
+	for header := range q.Header {
+		if _, ok := cutPrefixFold(header, "Impersonate-Extra-"); ok {
+			return nil, errors.New("impersonation of extra fields is not supported")
+		}
+	}
+	if other.name == userAnonymous {
+		other.groups = append(other.groups, groupUnauthenticated)
+	} else if !other.in(groupAuthenticated) {
+		other.groups = append(other.groups, groupAuthenticated)
+	}
+	return other, nil
+}

@@ -1,0 +1,182 @@
+package apiserver
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"tinykube/apiserver/resources"
+	"tinykube/apiserver/storage"
+)
+
+// maxBody is upstream's limit for a request's body.
+// Upstream: kubernetes@v1.36 k8s.io/apiserver/pkg/server/config.go MaxRequestBodyBytes
+const maxBody = 3 * 1024 * 1024
+
+// readBody reads a whole body, up to the limit, in bounded time.
+func (q *request) readBody() ([]byte, error) {
+	http.NewResponseController(q.w).SetReadDeadline(time.Now().Add(requestTimeout))
+	data, err := io.ReadAll(io.LimitReader(q.Body, maxBody+1))
+	if err != nil {
+		return nil, apierrors.NewBadRequest("cannot read the body of the request: " + err.Error())
+	}
+	if len(data) > maxBody {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	}
+	return data, nil
+}
+
+// decodeBody reads an object of the row's kind from the request's body: JSON,
+// YAML or protobuf.
+func (q *request) decodeBody() (resources.Object, error) {
+	data, err := q.readBody()
+	if err != nil {
+		return nil, err
+	}
+	obj := q.row.New()
+	return obj, q.decodeAs(data, bodyMediaType(q.Request), obj, q.row.GVK())
+}
+
+// decodeAs decodes data into obj, which must be of kind want if data names a
+// kind at all.
+func (q *request) decodeAs(data []byte, media string, obj runtime.Object, want schema.GroupVersionKind) error {
+	var got schema.GroupVersionKind
+	var strict []error
+	var err error
+	switch media {
+	case storage.ProtobufMediaType:
+		got, err = storage.DecodeProtobuf(data, obj)
+	case yamlMediaType:
+		got, strict, err = decodeYAML(data, obj)
+	case storage.JSONMediaType:
+		got, strict, err = decodeJSON(data, obj)
+	default:
+		return unsupportedMediaType(media, storage.JSONMediaType, yamlMediaType, storage.ProtobufMediaType)
+	}
+	if err != nil {
+		return cannotHandle(got, want, err)
+	}
+	if got.Empty() {
+		got = want
+	}
+	if got != want {
+		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
+			describeKind(got), describeKind(want)))
+	}
+	obj.GetObjectKind().SetGroupVersionKind(want)
+	return q.strictness(strict, want)
+}
+
+func describeKind(gvk schema.GroupVersionKind) string {
+	return gvk.GroupVersion().String() + ", Kind=" + gvk.Kind
+}
+
+// strictness does what fieldValidation says about unknown and repeated fields.
+func (q *request) strictness(found []error, kind schema.GroupVersionKind) error {
+	if len(found) == 0 {
+		return nil
+	}
+	switch q.options.fieldValidation {
+	case metav1.FieldValidationIgnore:
+		return nil
+	case metav1.FieldValidationStrict:
+		return cannotHandle(kind, kind, runtime.NewStrictDecodingError(found))
+	}
+	for _, err := range found {
+		q.warn(err.Error())
+	}
+	return nil
+}
+
+// cannotHandle says which kind could not be read, and where.
+func cannotHandle(got, want schema.GroupVersionKind, err error) error {
+	if got.Kind == "" {
+		got = want
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, want.Kind, err))
+}
+
+// decodeJSON returns the kind that the data names, and what a strict reader
+// would object to.
+func decodeJSON(data []byte, obj any) (schema.GroupVersionKind, []error, error) {
+	var meta metav1.TypeMeta
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
+		return schema.GroupVersionKind{}, nil, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	}
+	strict, err := kjson.UnmarshalStrict(data, obj)
+	return meta.GroupVersionKind(), strict, err
+}
+
+// decodeYAML reads YAML by way of JSON; a repeated key is a strict error only.
+func decodeYAML(data []byte, obj any) (schema.GroupVersionKind, []error, error) {
+	var strict []error
+	converted, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		if !strings.Contains(err.Error(), "already set in map") && !strings.Contains(err.Error(), "already defined") {
+			return schema.GroupVersionKind{}, nil, err
+		}
+		strict = append(strict, err)
+		if converted, err = yaml.YAMLToJSON(data); err != nil {
+			return schema.GroupVersionKind{}, nil, err
+		}
+	}
+	kind, more, err := decodeJSON(converted, obj)
+	return kind, append(strict, more...), err
+}
+
+// writeOptions are the parameters that every write understands.
+type writeOptions struct {
+	dryRun          bool
+	fieldValidation string // Ignore, Warn or Strict
+	fieldManager    string
+	force           bool // of an apply
+}
+
+// readWriteOptions reads them from the URL.
+func readWriteOptions(r *http.Request) (writeOptions, error) {
+	query := r.URL.Query()
+	var o metav1.PatchOptions // it has all that the others have
+	if err := metav1.Convert_url_Values_To_v1_PatchOptions(&query, &o, nil); err != nil {
+		return writeOptions{}, apierrors.NewBadRequest(err.Error())
+	}
+	kind, errs := "", field.ErrorList(nil)
+	switch r.Method {
+	case http.MethodPost:
+		kind, errs = "CreateOptions", validation.ValidateCreateOptions(&metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation})
+	case http.MethodPut:
+		kind, errs = "UpdateOptions", validation.ValidateUpdateOptions(&metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation})
+	case http.MethodPatch:
+		kind, errs = "PatchOptions", validation.ValidatePatchOptions(&o, types.PatchType(bodyMediaType(r)))
+	}
+	if err := invalidOptions(kind, errs); err != nil {
+		return writeOptions{}, err
+	}
+	out := writeOptions{dryRun: len(o.DryRun) > 0, fieldValidation: o.FieldValidation, fieldManager: o.FieldManager, force: o.Force != nil && *o.Force}
+	if out.fieldValidation == "" {
+		out.fieldValidation = metav1.FieldValidationWarn
+	}
+	if out.fieldManager == "" {
+		out.fieldManager, _, _ = strings.Cut(r.UserAgent(), "/")
+	}
+	return out, nil
+}
+
+// invalidOptions is the answer to parameters with errors, nil if there are none.
+func invalidOptions(kind string, errs field.ErrorList) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
+}

@@ -1,0 +1,95 @@
+package apiserver
+
+import (
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tinykube/apiserver/storage"
+)
+
+const yamlMediaType = "application/yaml"
+
+// format is the form in which a client wants its answer.
+type format struct {
+	media   string // one of the three media types
+	as      string // "", "Table", "PartialObjectMetadata", "PartialObjectMetadataList"
+	version string // of meta.k8s.io, when as is set
+	pretty  bool
+}
+
+// formatOf picks the first clause of the Accept header that we can serve. A
+// client orders its clauses by preference; like upstream we do not weigh q.
+func formatOf(r *http.Request) (format, error) {
+	accept := r.Header.Get("Accept")
+	pretty := wantsPretty(r)
+	if accept == "" {
+		return format{media: storage.JSONMediaType, pretty: pretty}, nil
+	}
+	for clause := range strings.SplitSeq(accept, ",") {
+		media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
+		if err != nil {
+			continue
+		}
+		switch media {
+		case "*/*", "application/*":
+			media = storage.JSONMediaType
+		case storage.JSONMediaType, storage.ProtobufMediaType, yamlMediaType:
+		default:
+			continue
+		}
+		f := format{media: media, pretty: pretty}
+		switch params["as"] {
+		case "":
+		case "Table", "PartialObjectMetadata", "PartialObjectMetadataList":
+			if params["g"] != "meta.k8s.io" || params["v"] != "v1" && params["v"] != "v1beta1" {
+				continue
+			}
+			if params["as"] == "Table" && media == storage.ProtobufMediaType {
+				continue // a cell may be anything, which protobuf cannot say
+			}
+			f.as, f.version = params["as"], params["v"]
+		default:
+			continue
+		}
+		return f, nil
+	}
+	return format{}, notAcceptable()
+}
+
+// wantsPretty guesses that a person is looking, as upstream does.
+func wantsPretty(r *http.Request) bool {
+	if value := r.URL.Query().Get("pretty"); value != "" {
+		pretty, err := strconv.ParseBool(value)
+		return err != nil || pretty
+	}
+	agent := r.Header.Get("User-Agent")
+	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
+}
+
+func notAcceptable() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Message: "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+	}}
+}
+
+func unsupportedMediaType(media string, supported ...string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: "the body of the request was in an unknown format - accepted media types include: " + strings.Join(supported, ", "),
+	}}
+}
+
+// bodyMediaType is the media type of a request's body; nothing means JSON.
+func bodyMediaType(r *http.Request) string {
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || media == "" {
+		return storage.JSONMediaType
+	}
+	return media
+}

@@ -1,0 +1,170 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+
+	"tinykube/apiserver/resources"
+)
+
+// A patch is an update whose new object is computed here, from the present
+// one, instead of by the client. All four kinds are a function
+//
+//	patch : JSON of the present object → JSON of the new one
+//
+// after which everything is as for an update. If somebody else writes in
+// between, the function is applied again to the newer object; so a patch never
+// conflicts unless it names a resourceVersion.
+
+// maxPatchOperations bounds a JSON patch, of which each operation may copy
+// the whole object.
+// Upstream: kubernetes@v1.36 k8s.io/apiserver/pkg/endpoints/handlers/patch.go maxJSONPatchOperations
+const maxPatchOperations = 10000
+
+// patchFunc applies a patch to the JSON of an object.
+type patchFunc func(original []byte) ([]byte, error)
+
+// patch answers PATCH on an object or one of its subresources.
+func (s *Server) patch(q *request) error {
+	media := bodyMediaType(q.Request)
+	if types.PatchType(media) == types.ApplyYAMLPatchType {
+		return s.apply(q)
+	}
+	data, err := q.readBody()
+	if err != nil {
+		return err
+	}
+	apply, err := q.patchFunc(types.PatchType(media), data)
+	if err != nil {
+		return err
+	}
+	if q.subresource == "scale" {
+		return s.patchScale(q, apply)
+	}
+	item, err := s.updateObject(q, func(old resources.Object) (resources.Object, error) {
+		return q.patched(old, apply)
+	})
+	if err != nil {
+		return q.named(err)
+	}
+	return q.sendItem(http.StatusOK, item)
+}
+
+// patched applies a patch to an object and decodes what comes out.
+func (q *request) patched(old resources.Object, apply patchFunc) (resources.Object, error) {
+	obj := q.row.New()
+	if err := q.patchInto(old, obj, apply, q.row.GVK()); err != nil {
+		return nil, err
+	}
+	if err := q.sameNamespace(obj); err != nil {
+		return nil, err
+	}
+	if obj.GetName() != old.GetName() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), q.name))
+	}
+	return obj, nil
+}
+
+// patchInto is patched for any kind.
+func (q *request) patchInto(old, obj runtime.Object, apply patchFunc, gvk schema.GroupVersionKind) error {
+	original, err := json.Marshal(old)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	changed, err := apply(original)
+	if err != nil {
+		return err
+	}
+	strict, err := kjson.UnmarshalStrict(changed, obj)
+	if err != nil {
+		return apierrors.NewInvalid(gvk.GroupKind(), q.name, field.ErrorList{field.Invalid(field.NewPath("patch"), string(changed), err.Error())})
+	}
+	if kind := obj.GetObjectKind().GroupVersionKind(); kind != gvk {
+		return apierrors.NewBadRequest(fmt.Sprintf("the patch changes the kind from %s to %s", describeKind(gvk), describeKind(kind)))
+	}
+	return q.strictness(strict, gvk)
+}
+
+// patchFunc reads a patch.
+func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error) {
+	switch kind {
+	case types.JSONPatchType:
+		return jsonPatch(data)
+	case types.MergePatchType:
+		if err := checkJSONObject(data); err != nil {
+			return nil, err
+		}
+		return func(original []byte) ([]byte, error) {
+			out, err := jsonpatch.MergePatch(original, data)
+			if err != nil {
+				return nil, apierrors.NewBadRequest(err.Error())
+			}
+			return out, nil
+		}, nil
+	case types.StrategicMergePatchType:
+		if err := checkJSONObject(data); err != nil {
+			return nil, err
+		}
+		var into any = q.row.New()
+		return func(original []byte) ([]byte, error) {
+			out, err := strategicpatch.StrategicMergePatch(original, data, into)
+			switch {
+			case mergepatch.IsPreconditionFailed(err), errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList),
+				errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList),
+				errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
+				return nil, apierrors.NewBadRequest(err.Error())
+			case err != nil:
+				return nil, unprocessable(err)
+			}
+			return out, nil
+		}, nil
+	}
+	return nil, unsupportedMediaType(string(kind), string(types.JSONPatchType), string(types.MergePatchType),
+		string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType))
+}
+
+// jsonPatch reads a list of operations.
+// Spec: RFC 6902.
+func jsonPatch(data []byte) (patchFunc, error) {
+	operations, err := jsonpatch.DecodePatch(data)
+	if err != nil {
+		return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
+	}
+	if len(operations) > maxPatchOperations {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+			"The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(operations)))
+	}
+	return func(original []byte) ([]byte, error) {
+		out, err := operations.Apply(original)
+		if err != nil {
+			return nil, unprocessable(err)
+		}
+		return out, nil
+	}, nil
+}
+
+// unprocessable says that a patch is well formed and does not fit the object.
+func unprocessable(err error) error {
+	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+}
+
+// checkJSONObject refuses a patch that is not an object before it is applied.
+func checkJSONObject(data []byte) error {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(data, &object); err != nil {
+		return apierrors.NewBadRequest("error decoding patch: " + err.Error())
+	}
+	return nil
+}

@@ -1,0 +1,223 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"tinykube/apiserver/resources"
+	"tinykube/apiserver/storage"
+)
+
+// One request, one page: serve below is the life of every request, whatever it
+// is about.
+//
+//	who is it? → may they? → is there room? → what is it about? → do it → answer
+//
+// "Do it" for a write is createObject or updateObject in write.go, which read
+// just as straight: decode → default → prepare → admit → validate → store.
+
+// request is one HTTP request and what we have found out about it so far.
+type request struct {
+	*http.Request
+	w *answer
+	target
+	user    *user
+	row     *resources.Row // what the path names
+	table   *storage.Table // where its objects are; nil for kinds not stored
+	format  format         // what the answer shall look like
+	options writeOptions
+	// generated is set when we made up the object's name.
+	generated bool
+	// inNamespace is the revision at which the new object's namespace was seen
+	// to be open; 0 if nobody looked.
+	inNamespace int64
+	// applying is set while a server-side apply keeps the managed fields.
+	applying bool
+}
+
+// requestTimeout bounds everything but watches and proxied streams.
+const requestTimeout = time.Minute
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	q := &request{Request: r, w: &answer{ResponseWriter: w}, target: parseTarget(r)}
+	start := time.Now()
+	defer func() {
+		if cause := recover(); cause != nil {
+			s.recovered(q, cause)
+		}
+		s.metrics.observe(q, time.Since(start))
+	}()
+	if err := s.serve(q); err != nil {
+		q.fail(err)
+	}
+}
+
+func (s *Server) serve(q *request) (err error) {
+	// Who is it?
+	if q.user, err = s.authenticate(q.Request); err != nil {
+		return err
+	}
+	if q.user, err = s.impersonate(q); err != nil {
+		return err
+	}
+	// May they?
+	if err = s.authorize(q.user, q.target); err != nil {
+		return err
+	}
+	// Is there room?
+	leave, err := s.limits.enter(q)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	// What is it about?
+	if !q.isResource || q.resource == "" {
+		s.paths.ServeHTTP(q.w, q.Request.WithContext(withUser(q.Context(), q.user)))
+		return nil
+	}
+	handle, err := s.route(q)
+	if err != nil {
+		return err
+	}
+	if q.format, err = formatOf(q.Request); err != nil {
+		return err
+	}
+	if q.options, err = readWriteOptions(q.Request); err != nil {
+		return err
+	}
+	if q.row != nil && q.row.Deprecated != "" {
+		q.warn(q.row.Deprecated)
+	}
+	// Do it, and answer, in bounded time.
+	defer s.metrics.begin(q)()
+	if !q.longRunning() {
+		ctx, cancel := context.WithTimeout(q.Context(), requestTimeout)
+		defer cancel()
+		q.Request = q.Request.WithContext(ctx)
+	}
+	return handle(s, q)
+}
+
+// longRunning reports whether the request lasts as long as the client likes.
+func (q *request) longRunning() bool {
+	switch q.subresource {
+	case "log", "exec", "attach", "portforward", "proxy":
+		return true
+	}
+	return q.verb == "watch"
+}
+
+// fail answers with a Status. What is not a StatusError is our own mistake.
+func (q *request) fail(err error) {
+	if q.w.code != 0 {
+		return // the answer has begun; the connection can only be cut
+	}
+	status := statusOf(err)
+	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
+		q.w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
+	}
+	f, err := formatOf(q.Request)
+	if err != nil || f.as != "" {
+		f = format{media: storage.JSONMediaType, pretty: f.pretty}
+	}
+	q.format = f
+	q.sendObject(int(status.Code), &status, schema.GroupVersionKind{Version: "v1", Kind: "Status"})
+}
+
+// statusOf is the one place where an error becomes a Status.
+func statusOf(err error) metav1.Status {
+	if known, ok := err.(apierrors.APIStatus); ok {
+		status := known.Status()
+		status.Status = metav1.StatusFailure
+		if status.Code == 0 {
+			status.Code = http.StatusInternalServerError
+		}
+		return status
+	}
+	return apierrors.NewInternalError(err).ErrStatus
+}
+
+// recovered turns a panic into an answer and a log line with its place.
+func (s *Server) recovered(q *request, cause any) {
+	if cause == http.ErrAbortHandler {
+		panic(cause)
+	}
+	s.log.Error("Request panicked", "key", q.Method+" "+q.path, "err", fmt.Sprint(cause), "stack", string(debug.Stack()))
+	q.fail(apierrors.NewInternalError(fmt.Errorf("this request caused a panic: %v", cause)))
+}
+
+// warn adds a Warning header, once per text.
+// Spec: RFC 7234 §5.5: code 299, agent, quoted text.
+func (q *request) warn(text string) {
+	header := fmt.Sprintf("299 - %s", quote(text))
+	for _, sent := range q.w.Header()["Warning"] {
+		if sent == header {
+			return
+		}
+	}
+	q.w.Header().Add("Warning", header)
+}
+
+// quote makes a quoted-string, in which nothing but quotes and backslashes is
+// special; control characters may not appear in a header.
+func quote(text string) string {
+	var out bytes.Buffer
+	out.WriteByte('"')
+	for _, r := range text {
+		switch {
+		case r == '"' || r == '\\':
+			out.WriteByte('\\')
+			out.WriteRune(r)
+		case r < ' ' || r == 0x7f:
+			out.WriteByte(' ')
+		default:
+			out.WriteRune(r)
+		}
+	}
+	out.WriteByte('"')
+	return out.String()
+}
+
+// answer remembers what was sent, for metrics and for fail.
+type answer struct {
+	http.ResponseWriter
+	code   int
+	sent   int64
+	failed bool // a write did not get through
+}
+
+func (a *answer) WriteHeader(code int) {
+	if a.code == 0 && code >= 200 {
+		a.code = code
+	}
+	a.ResponseWriter.WriteHeader(code)
+}
+
+func (a *answer) Write(data []byte) (int, error) {
+	if a.code == 0 {
+		a.code = http.StatusOK
+	}
+	n, err := a.ResponseWriter.Write(data)
+	a.sent += int64(n)
+	a.failed = a.failed || err != nil
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach Flush, Hijack and deadlines.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+type userKey struct{}
+
+func withUser(ctx context.Context, u *user) context.Context {
+	return context.WithValue(ctx, userKey{}, u)
+}

@@ -1,0 +1,140 @@
+package resources
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Object is what every stored kind is: metadata plus a runtime type.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// Row declares one resource: its names, where it is stored, what a write does
+// to it and how it is printed.
+type Row struct {
+	Group, Version, Kind string // "apps", "v1", "Deployment"
+	Plural, Singular     string // "deployments", "deployment"
+	ShortNames           []string
+	Categories           []string // e.g. "all"
+	Namespaced           bool
+
+	// Prefix is the etcd key prefix below /registry/, without slashes at the
+	// ends: "pods", "minions", "services/specs".
+	Prefix string
+
+	// StoredAs is set when another row's kind is what lies in etcd and in the
+	// watch cache (events.k8s.io Events, autoscaling/v1 autoscalers): this row
+	// is then a second view of the same objects.
+	StoredAs *StoredAs
+
+	// Deprecated is the warning that every request for this row is answered
+	// with, such as "v1 Endpoints is deprecated in v1.33+; use …".
+	Deprecated string
+
+	New     func() Object         // a new zero value
+	NewList func() runtime.Object // a new empty list
+
+	// Verbs overrides the default set (create delete deletecollection get
+	// list patch update watch).
+	Verbs []string
+
+	Status       bool          // has /status
+	Scale        *Scale        // has /scale
+	Subresources []Subresource // the others: log, exec, binding, token, …
+
+	Strategy Strategy
+
+	// SelectableFields are the fields a field selector may name beside
+	// metadata.name and metadata.namespace.
+	SelectableFields func(Object) fields.Set
+
+	// Columns and Cells make the Table that kubectl get prints. Cells returns
+	// one value per column. A nil Columns prints Name and Created At.
+	Columns []metav1.TableColumnDefinition
+	Cells   func(obj Object, now time.Time) []any
+	// RowConditions marks rows of what is over; may be nil.
+	RowConditions func(Object) []metav1.TableRowCondition
+}
+
+// Subresource is an entry of discovery. With Prepare it is an update endpoint
+// like /status, which the parent package serves without knowing more; without
+// it a handler is found by name.
+type Subresource struct {
+	Name                 string // "log"
+	Group, Version, Kind string // kind of its body, e.g. "", "v1", "Binding"
+	Verbs                []string
+
+	// Prepare carries over from old all that this endpoint may not change.
+	Prepare        func(obj, old Object)
+	ValidateUpdate func(obj, old Object) field.ErrorList
+}
+
+// StoredAs says how a view is converted from and to the row that is stored.
+// Neither func changes its argument.
+type StoredAs struct {
+	schema.GroupVersionResource
+	From func(stored Object) Object
+	To   func(view Object) Object
+}
+
+// Scale maps a kind to autoscaling/v1 Scale.
+type Scale struct {
+	Get func(Object) (spec, status int32, selector string)
+	Set func(obj Object, replicas int32)
+}
+
+// Strategy is what a write does to one kind. Every func may be nil. The
+// handler's order is: decode, Default, Prepare*, admission, Validate*, store.
+type Strategy struct {
+	// Default fills in unset fields as upstream's versioned defaults do. It is
+	// also applied to what is read from etcd in another version of us.
+	Default func(Object)
+
+	PrepareCreate func(obj Object)      // reset status, set generation
+	PrepareUpdate func(obj, old Object) // keep status, bump generation on spec change
+	PrepareStatus func(obj, old Object) // keep spec and most metadata
+
+	Validate       func(obj Object) field.ErrorList
+	ValidateUpdate func(obj, old Object) field.ErrorList
+	ValidateStatus func(obj, old Object) field.ErrorList
+	// Warnings are sent to the client in Warning headers.
+	Warnings func(obj Object) []string
+
+	// NameValidation returns what is wrong with a name (e.g.
+	// IsDNS1123Subdomain); nil means DNS-1123 subdomain.
+	NameValidation func(name string) []string
+
+	// StampUser records the requester in a new object (certificate requests).
+	StampUser func(obj Object, name, uid string, groups []string, extra map[string][]string)
+
+	CreateOnUpdate bool // a PUT to a missing object creates it (Lease, Event, …)
+	// RequireResourceVersion refuses a PUT that names no resourceVersion.
+	RequireResourceVersion bool
+	// GracePeriod is non-nil for kinds deleted in two steps (Pod): it returns
+	// the seconds between deletionTimestamp and removal; 0 removes at once.
+	GracePeriod func(obj Object, options *metav1.DeleteOptions) int64
+	// OrphanByDefault is upstream's default propagation for old kinds; false
+	// means background.
+	OrphanByDefault bool
+}
+
+// GVK returns the row's group, version and kind.
+func (r *Row) GVK() schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
+}
+
+// GVR returns the row's group, version and resource.
+func (r *Row) GVR() schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: r.Group, Version: r.Version, Resource: r.Plural}
+}
+
+// Stored reports whether the row's objects lie in etcd; the others (reviews,
+// bindings) only exist while a request is answered.
+func (r *Row) Stored() bool { return r.Prefix != "" }

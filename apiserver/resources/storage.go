@@ -1,0 +1,35 @@
+package resources
+
+import (
+	storagev1 "k8s.io/api/storage/v1"
+
+	"tinykube/api/validation"
+)
+
+func storageRows() []*Row {
+	needsVersion := Strategy{RequireResourceVersion: true}
+	return group("storage.k8s.io", "v1",
+		kind[storagev1.CSIDriver, storagev1.CSIDriverList](Row{
+			Strategy: lifecycle(true).with(func(s *Strategy) {
+				s.PrepareCreate = nil // upstream starts this kind's generation at 0
+				s.RequireResourceVersion = true
+			}),
+		}).prints(csiDriverColumns, cells(csiDriverCells)),
+		kind[storagev1.CSINode, storagev1.CSINodeList](Row{Strategy: needsVersion}).prints(csiNodeColumns, cells(csiNodeCells)),
+		kind[storagev1.CSIStorageCapacity, storagev1.CSIStorageCapacityList](Row{
+			Plural: "csistoragecapacities", Namespaced: true, Strategy: needsVersion,
+		}).prints(csiCapacityColumns, cells(csiCapacityCells)),
+		kind[storagev1.StorageClass, storagev1.StorageClassList](Row{
+			Plural: "storageclasses", ShortNames: names("sc"),
+		}).prints(storageClassColumns, cells(storageClassCells)).
+			validates(check(validation.StorageClass), checkUpdate(validation.StorageClassUpdate)),
+		kind[storagev1.VolumeAttachment, storagev1.VolumeAttachmentList](Row{
+			Status:   true,
+			Strategy: lifecycle(false).with(func(s *Strategy) { s.RequireResourceVersion = true }),
+		}).prints(attachmentColumns, cells(attachmentCells)).
+			validates(check(validation.VolumeAttachment), checkUpdate(validation.VolumeAttachmentUpdate)),
+		kind[storagev1.VolumeAttributesClass, storagev1.VolumeAttributesClassList](Row{
+			Plural: "volumeattributesclasses", ShortNames: names("vac"),
+		}).prints(attributesClassColumns, cells(attributesClassCells)),
+	)
+}

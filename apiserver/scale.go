@@ -1,0 +1,94 @@
+package apiserver
+
+import (
+	"net/http"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"tinykube/apiserver/resources"
+	"tinykube/apiserver/storage"
+)
+
+// Scale is a window onto one number of many kinds: whoever scales need not
+// know what it is that has replicas.
+
+var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+// scaleOf shows an object through the window.
+func scaleOf(row *resources.Row, obj resources.Object) *autoscalingv1.Scale {
+	spec, status, selector := row.Scale.Get(obj)
+	return &autoscalingv1.Scale{
+		TypeMeta: metav1.TypeMeta{Kind: scaleKind.Kind, APIVersion: scaleKind.GroupVersion().String()},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
+			ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp(),
+		},
+		Spec:   autoscalingv1.ScaleSpec{Replicas: spec},
+		Status: autoscalingv1.ScaleStatus{Replicas: status, Selector: selector},
+	}
+}
+
+func (s *Server) getScale(q *request) error {
+	item, err := q.table.Get(q.Context(), q.key(), q.URL.Query().Get("resourceVersion"))
+	if err != nil {
+		return q.named(err)
+	}
+	return q.sendScale(item)
+}
+
+func (q *request) sendScale(item *storage.Item) error {
+	shown, err := item.As(q.row)
+	if err != nil {
+		return err
+	}
+	obj, err := shown.Object()
+	if err != nil {
+		return err
+	}
+	return q.sendObject(http.StatusOK, scaleOf(q.row, obj), scaleKind)
+}
+
+func (s *Server) updateScale(q *request) error {
+	data, err := q.readBody()
+	if err != nil {
+		return err
+	}
+	scale := &autoscalingv1.Scale{}
+	if err := q.decodeAs(data, bodyMediaType(q.Request), scale, scaleKind); err != nil {
+		return err
+	}
+	return s.setScale(q, func(resources.Object) (*autoscalingv1.Scale, error) { return scale, nil })
+}
+
+func (s *Server) patchScale(q *request, apply patchFunc) error {
+	return s.setScale(q, func(old resources.Object) (*autoscalingv1.Scale, error) {
+		scale := &autoscalingv1.Scale{}
+		return scale, q.patchInto(scaleOf(q.row, old), scale, apply, scaleKind)
+	})
+}
+
+// setScale is an update of the object behind the window.
+func (s *Server) setScale(q *request, next func(old resources.Object) (*autoscalingv1.Scale, error)) error {
+	item, err := s.updateObject(q, func(old resources.Object) (resources.Object, error) {
+		scale, err := next(old)
+		if err != nil {
+			return nil, err
+		}
+		if scale.Spec.Replicas < 0 {
+			return nil, apierrors.NewInvalid(scaleKind.GroupKind(), q.name, field.ErrorList{field.Invalid(
+				field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
+		}
+		obj := old.DeepCopyObject().(resources.Object)
+		obj.SetResourceVersion(scale.ResourceVersion)
+		obj.SetUID(scale.UID)
+		q.row.Scale.Set(obj, scale.Spec.Replicas)
+		return obj, nil
+	})
+	if err != nil {
+		return q.named(err)
+	}
+	return q.sendScale(item)
+}

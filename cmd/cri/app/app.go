@@ -1,0 +1,41 @@
+// Package app is the command line of cri.
+package app
+
+import (
+	"github.com/spf13/cobra"
+
+	"tinykube/cri"
+	"tinykube/internal/flags"
+)
+
+// NewCommand makes the cri command.
+func NewCommand() *cobra.Command {
+	var cfg cri.Config
+	cmd := &cobra.Command{
+		Use:   "cri",
+		Short: "Serve the Container Runtime Interface on top of containerd",
+		Args:  cobra.NoArgs,
+
+		SilenceUsage: true,
+	}
+	fs := cmd.Flags()
+	logging := flags.AddLogging(fs)
+	fs.StringVar(&cfg.Listen, "listen", "unix:///run/tinykube/cri.sock", "the address to serve on")
+	fs.StringVar(&cfg.Containerd, "containerd", "/run/containerd/containerd.sock", "containerd's socket")
+	fs.StringVar(&cfg.Root, "root", "/var/lib/tinykube/cri", "directory for what survives a reboot")
+	fs.StringVar(&cfg.State, "state", "/run/tinykube/cri", "directory for what does not")
+	fs.StringVar(&cfg.NetNSDir, "netns-dir", "/run/netns", "where the pods' network namespaces are pinned")
+	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of CNI configuration; the first file by name wins")
+	fs.StringSliceVar(&cfg.CNIBinDirs, "cni-bin-dir", []string{"/opt/cni/bin"}, "directories of CNI plugins")
+	fs.StringVar(&cfg.PauseImage, "pause-image", "tinykube.local/pause:3.10", "the image of the process that holds a pod's namespaces")
+	fs.StringVar(&cfg.CgroupDriver, "cgroup-driver", "cgroupfs", "who manages cgroups: cgroupfs or systemd")
+	fs.StringVar(&cfg.Snapshotter, "snapshotter", "overlayfs", "containerd's snapshotter")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		server, err := cri.New(cfg, logging.Logger("cri"))
+		if err != nil {
+			return err
+		}
+		return server.Run(flags.SignalContext())
+	}
+	return cmd
+}

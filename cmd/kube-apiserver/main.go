@@ -1,0 +1,16 @@
+// Command kube-apiserver is described in package app.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"tinykube/cmd/kube-apiserver/app"
+)
+
+func main() {
+	if err := app.NewCommand().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
+}

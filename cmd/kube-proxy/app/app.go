@@ -1,0 +1,159 @@
+// Package app is kube-proxy's command line.
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
+
+	"tinykube/api/version"
+	"tinykube/client"
+	"tinykube/internal/flags"
+	"tinykube/internal/iptables"
+	"tinykube/proxy"
+)
+
+// options are the flags. Those with a counterpart in the configuration file are
+// used only if there is no file, as upstream does, but for the ones that follow
+// each node: --hostname-override and --host-root.
+type options struct {
+	configFile string
+	master     string
+	hostname   string
+	cleanup    bool
+	version    bool
+	fromFlags  proxy.Config
+	mode       string
+	kubeconfig string
+	logging    *flags.Logging
+}
+
+// NewCommand makes the command.
+func NewCommand() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "kube-proxy",
+		Short: "Make Services work on this node",
+		Long: `kube-proxy watches Services and EndpointSlices and writes rules that lead
+every Service address to one of its endpoints.`,
+		Example: `  kube-proxy --config=/var/lib/kube-proxy/config.conf --hostname-override=node-1
+  kube-proxy render -f services.yaml            # print the rules, touch nothing
+  kube-proxy --cleanup                          # remove all rules of kube-proxy`,
+		Args:         cobra.NoArgs,
+		SilenceUsage: true,
+		RunE:         func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	o.add(cmd.Flags())
+	cmd.AddCommand(newRenderCommand())
+	return cmd
+}
+
+func (o *options) add(fs *pflag.FlagSet) {
+	c := &o.fromFlags
+	fs.StringVar(&o.configFile, "config", "", "KubeProxyConfiguration file")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the API server, if there is no --config")
+	fs.StringVar(&o.master, "master", "", "the API server's URL, in place of the kubeconfig's")
+	fs.StringVar(&o.hostname, "hostname-override", "", "this node's name; default: the host's")
+	fs.StringVar(&o.mode, "proxy-mode", "", "iptables")
+	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "", "addresses of the cluster's pods")
+	fs.StringVar(&c.HealthzBindAddress, "healthz-bind-address", "", "default 0.0.0.0:10256")
+	fs.StringVar(&c.MetricsBindAddress, "metrics-bind-address", "", "default 127.0.0.1:10249")
+	fs.StringSliceVar(&c.NodePortAddresses, "nodeport-addresses", nil, "ranges of the node's addresses that NodePorts are served at")
+	fs.BoolVar(&c.IPTables.MasqueradeAll, "masquerade-all", false, "masquerade everything that goes to a Service")
+	fs.DurationVar(&c.IPTables.SyncPeriod.Duration, "iptables-sync-period", 0, "default 30s")
+	fs.DurationVar(&c.IPTables.MinSyncPeriod.Duration, "iptables-min-sync-period", 0, "default 1s")
+	fs.StringVar(&o.fromFlags.HostRoot, "host-root", "", "directory where the machine's root is mounted; its iptables is used")
+	fs.BoolVar(&o.cleanup, "cleanup", false, "remove the rules of kube-proxy and end")
+	fs.BoolVar(&o.version, "version", false, "print the version and end")
+	o.logging = flags.AddLogging(fs)
+	flags.AcceptIgnored(fs, "bind-address", "config-sync-period", "feature-gates", "kube-api-burst", "kube-api-content-type",
+		"kube-api-qps", "oom-score-adj", "conntrack-max-per-core", "conntrack-min", "conntrack-tcp-timeout-close-wait",
+		"conntrack-tcp-timeout-established", "conntrack-udp-timeout", "conntrack-udp-timeout-stream", "iptables-masquerade-bit",
+		"show-hidden-metrics-for-version", "write-config-to")
+	flags.AcceptIgnoredBool(fs, "bind-address-hard-fail", "profiling", "init-only", "conntrack-tcp-be-liberal")
+	flags.Refuse(fs, "iptables-localhost-nodeports", "set iptables.localhostNodePorts in the --config file")
+}
+
+func (o *options) run(cmd *cobra.Command) error {
+	if o.version {
+		fmt.Fprintln(cmd.OutOrStdout(), "Kubernetes", version.Git)
+		return nil
+	}
+	ctx, log := flags.SignalContext(), o.logging.Logger("kube-proxy")
+	if o.cleanup {
+		return proxy.CleanupIPTables(ctx, iptables.Runner{Root: o.fromFlags.HostRoot})
+	}
+	config, err := o.config()
+	if err != nil {
+		return err
+	}
+	name, err := o.nodeName(config)
+	if err != nil {
+		return err
+	}
+	c, err := o.client(config)
+	if err != nil {
+		return err
+	}
+	p, err := proxy.New(config, name, c, log)
+	if err != nil {
+		return err
+	}
+	log.Info("Starting", "version", version.Git, "node", name)
+	return p.Run(ctx)
+}
+
+// config is the file's content, or what the flags say.
+func (o *options) config() (proxy.Config, error) {
+	config := o.fromFlags
+	config.ClientConnection.Kubeconfig = o.kubeconfig
+	config.Mode = kubeproxy.ProxyMode(o.mode)
+	if o.configFile == "" {
+		return config, nil
+	}
+	file, err := proxy.LoadConfig(o.configFile)
+	if err != nil {
+		return config, err
+	}
+	return proxy.Config{KubeProxyConfiguration: *file, HostRoot: o.fromFlags.HostRoot}, nil
+}
+
+func (o *options) nodeName(config proxy.Config) (string, error) {
+	name := config.HostnameOverride
+	if o.hostname != "" {
+		name = o.hostname
+	}
+	if name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return "", err
+		}
+		name = host
+	}
+	return strings.ToLower(strings.TrimSpace(name)), nil
+}
+
+// client reaches the API server by the address in the kubeconfig.
+func (o *options) client(config proxy.Config) (*client.Client, error) {
+	path := config.ClientConnection.Kubeconfig
+	if path == "" && o.master == "" {
+		return nil, errors.New("how to reach the API server? clientConnection.kubeconfig in --config, or --kubeconfig (in a pod, a Service address would need the rules that are not there yet)")
+	}
+	cfg := &client.Config{}
+	if path != "" {
+		var err error
+		if cfg, err = client.LoadKubeconfig(path); err != nil {
+			return nil, err
+		}
+	}
+	if o.master != "" {
+		cfg.Host = o.master
+	}
+	cfg.UserAgent = "kube-proxy/" + version.Git
+	return client.New(cfg)
+}

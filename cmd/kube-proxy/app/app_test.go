@@ -1,0 +1,94 @@
+package app
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func run(args ...string) (string, error) {
+	cmd := NewCommand()
+	var out bytes.Buffer
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetIn(strings.NewReader(web))
+	cmd.SilenceErrors = true
+	err := cmd.Execute()
+	return out.String(), err
+}
+
+// web is what `kubectl get services,endpointslices -o yaml` prints: a List.
+const web = `apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Service
+  metadata: {name: web}
+  spec: {clusterIP: 10.96.0.80, ports: [{port: 80}]}
+- apiVersion: discovery.k8s.io/v1
+  kind: EndpointSlice
+  metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+  addressType: IPv4
+  ports: [{port: 8080}]
+  endpoints: [{addresses: [10.244.1.5]}]
+- apiVersion: v1
+  kind: ConfigMap
+  metadata: {name: of-no-interest}
+`
+
+func TestRender(t *testing.T) {
+	out, err := run("render", "-f", "-")
+	if err != nil || !strings.Contains(out, "-j DNAT --to-destination 10.244.1.5:8080") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	// The same from a file with documents, as people write it.
+	file := filepath.Join("..", "..", "..", "proxy", "testdata", "services.yaml")
+	golden, err := os.ReadFile(filepath.Join("..", "..", "..", "proxy", "testdata", "services.iptables"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run("render", "-f", file, "--node", "node-0"); err != nil || out != string(golden) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// What is wrong is named before anything is touched.
+func TestBadCommandLines(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config")
+	write := func(text string) string {
+		if err := os.WriteFile(config, []byte("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"+text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return "--config=" + config
+	}
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte(`{"current-context":"a","contexts":[{"name":"a","context":{"cluster":"a","user":"a"}}],"clusters":[{"name":"a","cluster":{"server":"https://127.0.0.1:1"}}],"users":[{"name":"a","user":{}}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--no-such-flag"}, "unknown flag"},
+		{[]string{"--iptables-localhost-nodeports"}, "refused"},
+		{nil, "how to reach the API server"},
+		{[]string{"--kubeconfig=/nowhere"}, "/nowhere"},
+		{[]string{"--kubeconfig=" + kubeconfig, "--proxy-mode=ipvs"}, "not built yet"},
+		{[]string{"--config=/nowhere"}, "/nowhere"},
+		{[]string{"render"}, "--filename"},
+		{[]string{"render", "-f", "/nowhere"}, "/nowhere"},
+		{[]string{"render", "-f", "-", "--proxy-mode=nftables"}, "not built yet"},
+	} {
+		if _, err := run(c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v, want %q", c.args, err, c.want)
+		}
+	}
+	if _, err := run(write("modus: iptables\n")); err == nil || !strings.Contains(err.Error(), "modus") {
+		t.Errorf("a misspelt field: %v", err)
+	}
+	if out, err := run("--version"); err != nil || !strings.HasPrefix(out, "Kubernetes v1.36") {
+		t.Errorf("--version: %q %v", out, err)
+	}
+}

@@ -1,0 +1,31 @@
+// Package app embeds the real kubectl, so that a machine with nothing on it
+// can talk to a cluster. It is the one place where client-go comes in: kubectl
+// is a judge of our API server, not a part of us.
+package app
+
+import (
+	"os"
+
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/component-base/cli"
+	"k8s.io/kubectl/pkg/cmd"
+	"k8s.io/kubectl/pkg/cmd/plugin"
+	"k8s.io/kubectl/pkg/cmd/util"
+)
+
+// Main runs kubectl with args (without its own name) and ends the process with
+// kubectl's exit code if that is not 0.
+func Main(args []string) {
+	// kubectl looks at the process's own arguments, too (for plugins).
+	os.Args = append([]string{"kubectl"}, args...)
+	command := cmd.NewDefaultKubectlCommandWithArgs(cmd.KubectlOptions{
+		PluginHandler: cmd.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
+		Arguments:     os.Args,
+		ConfigFlags:   genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().WithDiscoveryBurst(300).WithDiscoveryQPS(50.0),
+		IOStreams:     genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
+	})
+	if err := cli.RunNoErrOutput(command); err != nil {
+		util.CheckErr(err)
+	}
+}

@@ -1,0 +1,32 @@
+package controllers
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestSelect(t *testing.T) {
+	for _, test := range []struct {
+		flag         []string
+		run, notRun  string
+		missing      string
+		wantErr      bool
+		wantExactRun []string
+	}{
+		{flag: nil, run: "deployment-controller"},
+		{flag: []string{"*", "bootstrapsigner", "tokencleaner"}, run: "replicaset-controller", missing: "token-cleaner-controller"},
+		{flag: []string{"*", "-deployment"}, run: "replicaset-controller", notRun: "deployment-controller"},
+		{flag: []string{"-deployment-controller", "*"}, run: "replicaset-controller", notRun: "deployment-controller"},
+		{flag: []string{"replicaset", "deployment"}, wantExactRun: []string{"deployment-controller", "replicaset-controller"}},
+		{flag: []string{"*", "-deploymnet"}, wantErr: true},
+	} {
+		s, err := Select(test.flag)
+		if (err != nil) != test.wantErr {
+			t.Errorf("%v: %v", test.flag, err)
+		}
+		if test.run != "" && !slices.Contains(s.Run, test.run) || slices.Contains(s.Run, test.notRun) ||
+			test.missing != "" && !slices.Contains(s.Missing, test.missing) || test.wantExactRun != nil && !slices.Equal(s.Run, test.wantExactRun) {
+			t.Errorf("%v: %+v", test.flag, s)
+		}
+	}
+}

@@ -1,0 +1,436 @@
+package cri
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"tinykube/internal/image"
+	"tinykube/internal/nstest"
+)
+
+// TestRuntime runs real containers: containerd, its shim and runc of the
+// payload, the kernel's namespaces and control groups.
+func TestRuntime(t *testing.T) {
+	m := newMachine(t)
+	t.Run("Pod", m.testPod)
+	t.Run("Exits", m.testExits)
+	t.Run("Exec", m.testExec)
+	t.Run("Streams", m.testStreams)
+	t.Run("ServerIsKilled", m.testServerIsKilled)
+	t.Run("DaemonIsKilled", m.testDaemonIsKilled)
+	t.Run("KilledHalfWay", m.testKilledHalfWay)
+	t.Run("Network", m.testNetwork)
+	t.Run("Images", m.testImages)
+	t.Run("Idempotence", m.testIdempotence)
+	t.Run("NothingIsLeft", m.testNothingIsLeft)
+}
+
+const loop = "i=0; while sleep 0.05; do i=$((i+1)); echo line $i; done"
+
+func (m *machine) testPod(t *testing.T) {
+	pod, config := m.runPod(t, "pod")
+	r, err := m.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip := r.GetStatus().GetNetwork().GetIp()
+	if !strings.HasPrefix(ip, "10.244.9.") || r.GetStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
+		t.Fatalf("pod status: %v", r.GetStatus())
+	}
+	a := m.runShell(t, pod, config, "a", loop)
+	b := m.runShell(t, pod, config, "b", "echo shared > /dev/shm/file; "+loop, func(c *runtimeapi.ContainerConfig) {
+		c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuShares: 512}
+	})
+	for script, want := range map[string]string{
+		"cat /etc/resolv.conf | grep search": "search cluster.local",
+		"hostname":                           "pod",
+		"cat /dev/shm/file":                  "shared",
+		"ip addr show eth0 | grep -c " + ip:  "1",
+		"echo x > /proc/sys/kernel/hostname": "",
+	} {
+		got, code := m.sh(t, a, script)
+		if want != "" && got != want || want == "" && code == 0 {
+			t.Errorf("%s: %q (%d), want %q", script, got, code, want)
+		}
+	}
+	if got, _ := m.sh(t, b, "id -u"); got != "1000" {
+		t.Errorf("user is %s", got)
+	}
+	nstest.Eventually(t, "statistics", func() bool {
+		stats, err := m.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: b})
+		return err == nil && stats.GetStats().GetMemory().GetWorkingSetBytes().GetValue() > 0 && stats.GetStats().GetCpu().GetUsageCoreNanoSeconds().GetValue() > 0
+	})
+	if _, err := m.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: b,
+		Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}}); err != nil {
+		t.Error(err)
+	}
+	if limits := m.status(t, b).GetResources().GetLinux(); limits.GetMemoryLimitInBytes() != 32<<20 || limits.GetCpuShares() != 512 {
+		t.Errorf("limits after the update: %v", limits)
+	}
+	// The same name again must not become a second pod.
+	if _, err := m.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config}); status.Code(err) != codes.AlreadyExists {
+		t.Errorf("the same pod again: %v", err)
+	}
+	m.removePod(t, pod)
+}
+
+func (m *machine) removePod(t *testing.T, pod string) {
+	t.Helper()
+	if _, err := m.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
+	}
+}
+
+func (m *machine) testExits(t *testing.T) {
+	pod, config := m.runPod(t, "exits")
+	for name, c := range map[string]struct {
+		script string
+		code   int32
+		reason string
+	}{"fine": {"echo done; exit 0", 0, "Completed"}, "bad": {"exit 3", 3, "Error"}, "oom": {"x=x; while true; do x=$x$x; done", 137, "OOMKilled"}} {
+		id := m.runShell(t, pod, config, name, c.script, func(c *runtimeapi.ContainerConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}
+		})
+		got := m.awaitState(t, id, runtimeapi.ContainerState_CONTAINER_EXITED)
+		if name == "oom" && got.GetReason() == c.reason {
+			continue // which process the kernel picks decides about the code
+		}
+		if got.GetExitCode() != c.code || got.GetReason() != c.reason || got.GetFinishedAt() < got.GetStartedAt() {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	// A container that ignores its stop signal is killed when its grace is over.
+	// SIGCHLD stands for a signal that has no effect.
+	stubborn := m.runShell(t, pod, config, "stubborn", loop, func(c *runtimeapi.ContainerConfig) { c.StopSignal = runtimeapi.Signal_SIGCHLD })
+	if _, err := m.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: stubborn, Timeout: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.status(t, stubborn); got.GetExitCode() != 137 {
+		t.Errorf("killed container: %v", got)
+	}
+	// A program that does not exist is an exited container, not a running one.
+	created, err := m.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "ghost"}, Image: &runtimeapi.ImageSpec{Image: image.Tools}, Command: []string{"/no/such/program"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: created.GetContainerId()}); err == nil {
+		t.Error("a missing program was started")
+	}
+	if got := m.status(t, created.GetContainerId()); got.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || got.GetReason() != "StartError" || got.GetExitCode() != 128 {
+		t.Errorf("missing program: %v", got)
+	}
+	m.removePod(t, pod)
+}
+
+func (m *machine) testExec(t *testing.T) {
+	pod, config := m.runPod(t, "exec")
+	id := m.runShell(t, pod, config, "a", loop)
+	if out, code := m.sh(t, id, "echo out; echo err >&2; exit 7"); out != "out\nerr" || code != 7 {
+		t.Errorf("exec: %q, %d", out, code)
+	}
+	_, err := m.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "1000"}, Timeout: 1})
+	if status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("exec past its time: %v", err)
+	}
+	if _, err := m.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"no-such-program"}}); err == nil {
+		t.Error("a missing program was run")
+	}
+	r, err := m.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"dd", "if=/dev/zero", "bs=1048576", "count=20"}})
+	if err == nil && len(r.GetStdout()) != maxExecOutput {
+		t.Errorf("kept %d bytes of 20 MiB, want %d", len(r.GetStdout()), maxExecOutput)
+	} else if err != nil && status.Code(err) != codes.ResourceExhausted { // our client's own limit
+		t.Error(err)
+	}
+	m.removePod(t, pod)
+}
+
+// testStreams speaks the WebSocket protocol to the URLs, as the kubelet does.
+func (m *machine) testStreams(t *testing.T) {
+	pod, config := m.runPod(t, "streams")
+	server := m.runShell(t, pod, config, "server", "while true; do echo pong | nc -l -p 7000 >/dev/null 2>&1; done")
+	exec, err := m.RuntimeServiceClient.Exec(t.Context(), &runtimeapi.ExecRequest{ContainerId: server, Cmd: []string{"sh", "-c", "read line; echo $line; exit 5"}, Stdin: true, Stdout: true, Stderr: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := converse(t, exec.GetUrl(), "hello\n")
+	if out[1] != "hello\n" || !strings.Contains(out[3], `"ExitCode"`) || !strings.Contains(out[3], `"5"`) {
+		t.Errorf("exec: %v", out)
+	}
+	echo := m.runShell(t, pod, config, "echo", "read line; echo got $line; sleep 0.2", func(c *runtimeapi.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
+	attach, err := m.RuntimeServiceClient.Attach(t.Context(), &runtimeapi.AttachRequest{ContainerId: echo, Stdin: true, Stdout: true, Stderr: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := converse(t, attach.GetUrl(), "a line\n"); out[1] != "got a line\n" {
+		t.Errorf("attach: %v", out)
+	}
+	m.awaitState(t, echo, runtimeapi.ContainerState_CONTAINER_EXITED)
+	// A URL is good for one use.
+	if _, _, err := websocket.DefaultDialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(exec.GetUrl(), "http"), nil); err == nil {
+		t.Error("a URL was used twice")
+	}
+	m.removePod(t, pod)
+}
+
+// converse sends input on channel 0 and collects the others until the end.
+func converse(t *testing.T, url, input string) map[int]string {
+	t.Helper()
+	dialer := websocket.Dialer{Subprotocols: []string{"v4.channel.k8s.io"}}
+	conn, _, err := dialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(url, "http"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.WriteMessage(websocket.BinaryMessage, append([]byte{0}, input...)); err != nil {
+		t.Fatal(err)
+	}
+	out := map[int]string{}
+	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for {
+		_, message, err := conn.ReadMessage()
+		if err != nil {
+			return out
+		}
+		if len(message) > 1 {
+			out[int(message[0])] += string(message[1:])
+		}
+	}
+}
+
+// testServerIsKilled: containers run on, their output waits, what ends
+// meanwhile is known afterwards.
+func (m *machine) testServerIsKilled(t *testing.T) {
+	pod, config := m.runPod(t, "restart")
+	talker := m.runShell(t, pod, config, "talker", loop)
+	mortal := m.runShell(t, pod, config, "mortal", "while [ ! -e /dev/shm/die ]; do sleep 0.05; done; exit 9")
+	m.sh(t, talker, "touch /dev/shm/die")
+	m.awaitState(t, mortal, runtimeapi.ContainerState_CONTAINER_EXITED)
+	second := m.runShell(t, pod, config, "second", "sleep 1; exit 9")
+	log := m.status(t, talker).GetLogPath()
+	before := len(messages(t, log))
+
+	kill9(m.server)
+	nstest.Eventually(t, "the second container to end by itself", func() bool {
+		task, err := m.task(second)
+		return err == nil && task == containerStopped
+	})
+	m.startServer()
+
+	if got := m.status(t, second); got.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || got.GetExitCode() != 9 {
+		t.Errorf("ended while we were dead: %v", got)
+	}
+	if got := m.status(t, mortal); got.GetExitCode() != 9 {
+		t.Errorf("ended before: %v", got)
+	}
+	if got := m.status(t, talker); got.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || got.GetUser().GetLinux() == nil {
+		t.Errorf("should still run: %v", got)
+	}
+	nstest.Eventually(t, "more output", func() bool { return len(messages(t, log)) > before+30 })
+	for i, message := range messages(t, log) {
+		if message != "line "+strconv.Itoa(i+1) {
+			t.Fatalf("line %d of the log is %q: output was lost", i+1, message)
+		}
+	}
+	m.sh(t, talker, "true")
+	m.removePod(t, pod)
+}
+
+const containerStopped = "STOPPED"
+
+func (m *machine) task(id string) (string, error) {
+	d := &daemon{Client: m.client}
+	process, err := d.task(context.Background(), id)
+	return process.GetStatus().String(), err
+}
+
+func (m *machine) testDaemonIsKilled(t *testing.T) {
+	pod, config := m.runPod(t, "daemon")
+	id := m.runShell(t, pod, config, "a", loop)
+	mortal := m.runShell(t, pod, config, "mortal", "sleep 1; exit 4")
+	kill9(m.daemon)
+	time.Sleep(1500 * time.Millisecond) // the container ends with nobody to tell
+	m.startDaemon()
+	// A new containerd throws away tasks that have ended, often before it can
+	// be asked how.
+	if got := m.awaitState(t, mortal, runtimeapi.ContainerState_CONTAINER_EXITED); got.GetExitCode() != 4 && got.GetReason() != "Unknown" {
+		t.Errorf("ended while containerd was dead: %v", got)
+	}
+	if got := m.status(t, id); got.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("should still run: %v", got)
+	}
+	if out, _ := m.sh(t, id, "echo alive"); out != "alive" {
+		t.Errorf("exec: %q", out)
+	}
+	before := len(messages(t, m.status(t, id).GetLogPath()))
+	nstest.Eventually(t, "more output", func() bool { return len(messages(t, m.status(t, id).GetLogPath())) > before })
+	if _, err := m.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
+		t.Error(err)
+	}
+	m.removePod(t, pod)
+}
+
+// testKilledHalfWay kills the server while a CNI plugin hangs, when the pod is
+// recorded and has a namespace and a task, but nobody knows its id yet.
+func (m *machine) testKilledHalfWay(t *testing.T) {
+	hang := filepath.Join(m.cfg.CNIBinDirs[0], "hang")
+	script := "#!/bin/sh\n[ $CNI_COMMAND = ADD ] && sleep 30\nexit 0\n"
+	if err := os.WriteFile(hang, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.writeNetwork(strings.Replace(bridgeConfig, `"plugins":[`, `"plugins":[{"type":"hang"},`, 1))
+	done := make(chan error, 1)
+	go func() {
+		_, err := m.RunPodSandbox(context.Background(), &runtimeapi.RunPodSandboxRequest{Config: m.podConfig("half")})
+		done <- err
+	}()
+	d := &daemon{Client: m.client}
+	nstest.Eventually(t, "the pause task", func() bool {
+		tasks, err := d.listTasks(t.Context())
+		return err == nil && len(tasks) == 1
+	})
+	kill9(m.server)
+	if err := <-done; err == nil {
+		t.Error("the call succeeded")
+	}
+	m.writeNetwork(bridgeConfig)
+	m.startServer()
+	pods, err := m.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
+	if err != nil || len(pods.GetItems()) != 0 {
+		t.Errorf("pods after the restart: %v, %v", pods.GetItems(), err)
+	}
+	m.testNothingIsLeft(t)
+	// And the kubelet's next attempt succeeds.
+	pod, _ := m.runPod(t, "half")
+	m.removePod(t, pod)
+}
+
+func (m *machine) testNetwork(t *testing.T) {
+	condition := func(kind string) *runtimeapi.RuntimeCondition {
+		r, err := m.RuntimeServiceClient.Status(t.Context(), &runtimeapi.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(r.GetStatus().GetConditions(), func(c *runtimeapi.RuntimeCondition) bool { return c.GetType() == kind })
+		return r.GetStatus().GetConditions()[i]
+	}
+	if c := condition(runtimeapi.NetworkReady); !c.GetStatus() {
+		t.Errorf("%v", c)
+	}
+	file := filepath.Join(m.cfg.CNIConfDir, "10-test.conflist")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if c := condition(runtimeapi.NetworkReady); c.GetStatus() || c.GetReason() != "NetworkPluginNotReady" || !strings.Contains(c.GetMessage(), "cni plugin not initialized") {
+		t.Errorf("without configuration: %v", c)
+	}
+	if c := condition(runtimeapi.RuntimeReady); !c.GetStatus() {
+		t.Errorf("%v", c)
+	}
+	// No network, no pod, and nothing left of it.
+	if _, err := m.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: m.podConfig("lonely")}); err == nil || !strings.Contains(err.Error(), "cni plugin not initialized") {
+		t.Errorf("a pod without a network: %v", err)
+	}
+	// But a pod on the host's network needs none: static pods start first.
+	config := m.podConfig("host")
+	config.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	r, err := m.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := m.runShell(t, r.GetPodSandboxId(), config, "a", loop)
+	if out, _ := m.sh(t, id, "ip link show cni0 | grep -c cni0"); out != "1" {
+		t.Errorf("does not see the host's bridge: %q", out)
+	}
+	m.removePod(t, r.GetPodSandboxId())
+	m.writeNetwork(bridgeConfig)
+}
+
+func (m *machine) testIdempotence(t *testing.T) {
+	pod, config := m.runPod(t, "twice")
+	id := m.runShell(t, pod, config, "a", loop)
+	for range 2 {
+		_, err1 := m.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id})
+		_, err2 := m.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod})
+		if err1 != nil || err2 != nil {
+			t.Error(err1, err2)
+		}
+	}
+	for range 2 {
+		_, err1 := m.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id})
+		_, err2 := m.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod})
+		if err1 != nil || err2 != nil {
+			t.Error(err1, err2)
+		}
+	}
+	if _, err := m.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id}); status.Code(err) != codes.NotFound {
+		t.Errorf("status of what is gone: %v", err)
+	}
+	if _, err := m.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("checkpoint: %v", err)
+	}
+}
+
+// testNothingIsLeft looks everywhere a pod leaves traces.
+func (m *machine) testNothingIsLeft(t *testing.T) {
+	var left bytes.Buffer
+	for _, dir := range []string{m.cfg.NetNSDir, m.cfg.Root + "/sandboxes", m.cfg.Root + "/containers", m.cfg.Root + "/cni/results",
+		m.cfg.State + "/sandboxes", m.cfg.State + "/containers"} {
+		entries, _ := os.ReadDir(dir)
+		for _, entry := range entries {
+			fmt.Fprintln(&left, "file", filepath.Join(dir, entry.Name()))
+		}
+	}
+	addresses, _ := filepath.Glob("/var/lib/cni/networks/test/10.*")
+	groups, _ := filepath.Glob(cgroupMount + "/memory" + m.cgroup + "/*/memory.stat")
+	for _, name := range append(addresses, groups...) {
+		fmt.Fprintln(&left, "file", name)
+	}
+	mounts, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mounts.Close()
+	data, _ := io.ReadAll(mounts)
+	for line := range strings.Lines(string(data)) {
+		if strings.Contains(line, "/run/cri/") || strings.Contains(line, "/run/netns/") || strings.Contains(line, "runtime.v2.task") {
+			fmt.Fprint(&left, "mount ", line)
+		}
+	}
+	records, err := m.client.ContainerService().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{Client: m.client}
+	tasks, err := d.listTasks(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(&left, strings.Repeat("record\n", len(records)), strings.Repeat("task\n", len(tasks)))
+	leases, err := m.client.LeasesService().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(&left, strings.Repeat("lease\n", len(leases)))
+	if left.Len() > 0 {
+		t.Errorf("left behind:\n%s", &left)
+	}
+}

@@ -1,0 +1,70 @@
+package flags
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func TestIgnoredFlagsWarnOnce(t *testing.T) {
+	fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
+	AcceptIgnored(fs, "contention-profiling-dir")
+	AcceptIgnoredBool(fs, "profiling")
+	var out bytes.Buffer
+	for _, name := range []string{"contention-profiling-dir", "profiling"} {
+		fs.Lookup(name).Value.(*ignored).warnings = &out
+	}
+	args := []string{"--contention-profiling-dir", "/a", "--contention-profiling-dir=/b", "--profiling", "rest"}
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	if fs.NArg() != 1 {
+		t.Errorf("arguments %v, want only \"rest\"", fs.Args())
+	}
+	want := "Warning: --contention-profiling-dir is accepted and ignored\nWarning: --profiling is accepted and ignored\n"
+	if out.String() != want {
+		t.Errorf("warnings:\n%s\nwant:\n%s", out.String(), want)
+	}
+}
+
+func TestRefuse(t *testing.T) {
+	for args, wantErr := range map[string]string{
+		"--seccomp-default":       "refused: no profile would be applied",
+		"--seccomp-default=true":  "refused: no profile would be applied",
+		"--seccomp-default=false": "",
+		"--seccomp-defualt":       "unknown flag",
+	} {
+		fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
+		Refuse(fs, "seccomp-default", "no profile would be applied")
+		err := fs.Parse([]string{args})
+		if (err == nil) != (wantErr == "") || err != nil && !strings.Contains(err.Error(), wantErr) {
+			t.Errorf("%s: error %v, want %q", args, err, wantErr)
+		}
+	}
+}
+
+func TestKlogFlags(t *testing.T) {
+	for _, args := range [][]string{{"-v=4"}, {"-v", "4"}, {"--v=4"}, {"--v", "4"}} {
+		fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
+		l := AddLogging(fs)
+		if err := fs.Parse(args); err != nil || l.Verbosity != 4 {
+			t.Errorf("%v: verbosity %d, error %v", args, l.Verbosity, err)
+		}
+	}
+}
+
+func TestLoggerLine(t *testing.T) {
+	var out bytes.Buffer
+	l := Logger(&out, "kubelet", slog.LevelInfo).With("node", "node-1").WithGroup("cri")
+	l.Debug("invisible")
+	l.Info("Started pod", "key", "default/web", "err", errors.New("a b"))
+	_, line, _ := strings.Cut(out.String(), " ")
+	want := "INFO  kubelet: Started pod node=node-1 cri.key=default/web cri.err=\"a b\"\n"
+	if line != want {
+		t.Errorf("got %q, want %q", line, want)
+	}
+}

@@ -1,0 +1,220 @@
+package kubelet
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+
+	"tinykube/client"
+)
+
+// Who may use the node API: its callers could run commands in any container of
+// the node, so nobody unknown gets further than a 401.
+//
+//	client certificate of the cluster's CA ─▶ user, groups ─┐
+//	bearer token ─▶ TokenReview ───────────▶ user, groups ─┴▶ SubjectAccessReview
+//
+// Simplified: two identities are let in without a SubjectAccessReview, the
+// administrators' group and the API server's own client certificate, so that
+// logs and exec work while the API server cannot answer reviews. Removing them
+// from RBAC therefore has no effect here.
+type authenticator struct {
+	roots    *x509.CertPool
+	client   *client.Client // nil: no reviews
+	tokens   bool
+	nodeName string
+
+	mu    sync.Mutex // guards cache
+	cache map[[sha256.Size]byte]review
+}
+
+type identity struct {
+	name, uid string
+	groups    []string
+	extra     map[string]authorizationv1.ExtraValue
+}
+
+// review is an answer of the API server, kept for a while.
+type review struct {
+	until   time.Time
+	user    *identity
+	allowed bool
+	reason  string
+}
+
+const (
+	reviewGood  = 2 * time.Minute
+	reviewBad   = 30 * time.Second
+	reviewLimit = 10000
+)
+
+// trustedGroups and trustedUser are the stand-in described above.
+var trustedGroups = []string{"system:masters", "kubeadm:cluster-admins"}
+
+const trustedUser = "kube-apiserver-kubelet-client"
+
+func (k *Kubelet) newAuthenticator() (*authenticator, error) {
+	a := &authenticator{client: k.client, tokens: k.cfg.Server.WebhookAuthentication, nodeName: k.cfg.NodeName,
+		cache: map[[sha256.Size]byte]review{}}
+	if file := k.cfg.Server.ClientCAFile; file != "" {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("client CA: %w", err)
+		}
+		a.roots = x509.NewCertPool()
+		if !a.roots.AppendCertsFromPEM(raw) {
+			return nil, fmt.Errorf("client CA %s: no certificate in it", file)
+		}
+	}
+	return a, nil
+}
+
+// wrap lets a request pass only from a known caller who is allowed to make it.
+func (a *authenticator) wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, err := a.authenticate(r)
+		if err != nil || user == nil {
+			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			return
+		}
+		verb, subresource := requestAttributes(r)
+		allowed, reason, err := a.authorize(r.Context(), user, verb, subresource)
+		if err != nil {
+			http.Error(w, fmt.Sprintf("Authorization error (user=%s, verb=%s, resource=nodes, subresource=%s)", user.name, verb, subresource), http.StatusInternalServerError)
+			return
+		}
+		if !allowed {
+			http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=[%s]) %s", user.name, verb, subresource, reason), http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (a *authenticator) authenticate(r *http.Request) (*identity, error) {
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && a.roots != nil {
+		leaf, others := r.TLS.PeerCertificates[0], x509.NewCertPool()
+		for _, c := range r.TLS.PeerCertificates[1:] {
+			others.AddCert(c)
+		}
+		_, err := leaf.Verify(x509.VerifyOptions{Roots: a.roots, Intermediates: others, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		if err != nil {
+			return nil, err
+		}
+		groups := append(slices.Clone(leaf.Subject.Organization), "system:authenticated")
+		return &identity{name: leaf.Subject.CommonName, groups: groups}, nil
+	}
+	token, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !found || token == "" || !a.tokens || a.client == nil {
+		return nil, errors.New("no credentials")
+	}
+	return a.reviewToken(r.Context(), token)
+}
+
+func (a *authenticator) reviewToken(ctx context.Context, token string) (*identity, error) {
+	key := sha256.Sum256([]byte("token\x00" + token))
+	if r, found := a.cached(key); found {
+		return r.user, nil
+	}
+	request := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}
+	request.APIVersion, request.Kind = "authentication.k8s.io/v1", "TokenReview"
+	var answer authenticationv1.TokenReview
+	err := a.client.DoInto(ctx, client.Request{Method: http.MethodPost, Path: "/apis/authentication.k8s.io/v1/tokenreviews"}, request, &answer)
+	if err != nil {
+		return nil, err
+	}
+	r := review{until: time.Now().Add(reviewBad)}
+	if u := answer.Status.User; answer.Status.Authenticated {
+		r.until = time.Now().Add(reviewGood)
+		r.user = &identity{name: u.Username, uid: u.UID, groups: u.Groups, extra: map[string]authorizationv1.ExtraValue{}}
+		for name, values := range u.Extra {
+			r.user.extra[name] = authorizationv1.ExtraValue(values)
+		}
+	}
+	a.remember(key, r)
+	return r.user, nil
+}
+
+func (a *authenticator) authorize(ctx context.Context, user *identity, verb, subresource string) (allowed bool, reason string, err error) {
+	if user.name == trustedUser || slices.ContainsFunc(trustedGroups, func(g string) bool { return slices.Contains(user.groups, g) }) {
+		return true, "", nil
+	}
+	if a.client == nil {
+		return false, "this kubelet has no API server to ask", nil
+	}
+	key := sha256.Sum256([]byte(strings.Join(append([]string{"access", user.name, user.uid, verb, subresource}, user.groups...), "\x00")))
+	if r, found := a.cached(key); found {
+		return r.allowed, r.reason, nil
+	}
+	request := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: user.name, UID: user.uid, Groups: user.groups, Extra: user.extra,
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Version: "v1", Resource: "nodes", Subresource: subresource, Name: a.nodeName}}}
+	request.APIVersion, request.Kind = "authorization.k8s.io/v1", "SubjectAccessReview"
+	var answer authorizationv1.SubjectAccessReview
+	err = a.client.DoInto(ctx, client.Request{Method: http.MethodPost, Path: "/apis/authorization.k8s.io/v1/subjectaccessreviews"}, request, &answer)
+	if err != nil {
+		return false, "", err
+	}
+	r := review{until: time.Now().Add(reviewBad), allowed: answer.Status.Allowed, reason: answer.Status.Reason}
+	if r.allowed {
+		r.until = time.Now().Add(reviewGood)
+	}
+	a.remember(key, r)
+	return r.allowed, r.reason, nil
+}
+
+func (a *authenticator) cached(key [sha256.Size]byte) (review, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r, found := a.cache[key]
+	return r, found && time.Now().Before(r.until)
+}
+
+// remember keeps an answer. A full cache is emptied: it only costs questions.
+func (a *authenticator) remember(key [sha256.Size]byte, r review) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.cache) >= reviewLimit {
+		clear(a.cache)
+	}
+	a.cache[key] = r
+}
+
+// requestAttributes maps a request to what RBAC speaks of: a verb on a
+// subresource of nodes.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/server/auth.go.
+func requestAttributes(r *http.Request) (verb, subresource string) {
+	verb = map[string]string{http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch",
+		http.MethodDelete: "delete"}[r.Method]
+	if verb == "" {
+		verb = "get"
+	}
+	under := func(prefix string) bool { return r.URL.Path == prefix || strings.HasPrefix(r.URL.Path, prefix+"/") }
+	switch {
+	case under("/stats"):
+		return verb, "stats"
+	case under("/metrics"):
+		return verb, "metrics"
+	case under("/logs"):
+		return verb, "log"
+	case under("/checkpoint"):
+		return verb, "checkpoint"
+	}
+	// A WebSocket starts as a GET; what follows is no reading.
+	if under("/exec") || under("/attach") || under("/portForward") {
+		verb = "create"
+	}
+	return verb, "proxy"
+}

@@ -1,0 +1,275 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/yaml"
+
+	"tinykube/internal/reference"
+)
+
+func TestRealStaticPodManifests(t *testing.T) {
+	dir := reference.Path(t, "manifests/kubeadm")
+	uids := map[string]bool{}
+	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		pod, err := readManifest(filepath.Join(dir, name+".yaml"), "Node-0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := readManifest(filepath.Join(dir, name+".yaml"), "Node-0")
+		if err != nil || again.UID != pod.UID {
+			t.Errorf("%s: the UID is not stable: %s, %s", name, pod.UID, again.UID)
+		}
+		uids[string(pod.UID)] = true
+		if pod.Name != name+"-node-0" || pod.Namespace != "kube-system" || pod.Annotations[annotationConfigHash] != string(pod.UID) || len(pod.UID) != 32 {
+			t.Errorf("%s: %s/%s %v", name, pod.Namespace, pod.Name, pod.Annotations)
+		}
+		if pod.Spec.NodeName != "Node-0" || pod.Spec.RestartPolicy != corev1.RestartPolicyAlways || !isStatic(pod) ||
+			!slices.Contains(pod.Spec.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}) {
+			t.Errorf("%s: %+v", name, pod.Spec)
+		}
+	}
+	if len(uids) != 4 {
+		t.Errorf("UIDs are not unique: %v", uids)
+	}
+}
+
+func TestManifestsThatAreRefused(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "not v1 Pod",
+		"apiVersion: v1\nkind: Service\nmetadata: {name: x}":                    "not v1 Pod",
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}":              "needs metadata.name and spec.containers",
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: 7}": "cannot unmarshal",
+		"a: *b": "unknown anchor",
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  serviceAccountName: a\n  containers: [{name: a}]":                         "service account",
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  volumes: [{name: v, secret: {secretName: s}}]\n  containers: [{name: a}]": "may not reference",
+	} {
+		if _, err := parseStaticPod([]byte(text), "/x.yaml", "n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// TestManifestDirectoryFullOfTraps must end, and find the one pod in it.
+func TestManifestDirectoryFullOfTraps(t *testing.T) {
+	dir := t.TempDir()
+	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: b}]}\n"
+	for name, text := range map[string]string{"good.yaml": pod, ".hidden.yaml": pod, "broken.yaml": "{", "big.yaml": strings.Repeat("#", maxManifestBytes+10)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for from, to := range map[string]string{"loop": "loop", "self": ".", "device": "/dev/zero", "dangling": "/nowhere"} {
+		if err := os.Symlink(to, filepath.Join(dir, from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &staticPods{path: dir, nodeName: "n", log: discard}
+	if !s.scan() || s.scan() {
+		t.Error("the first scan changes something, the second does not")
+	}
+	pods, read := s.list()
+	if !read || len(pods) != 1 || pods[0].Name != "x-n" {
+		t.Errorf("pods: %v", pods)
+	}
+	// A good file that breaks keeps its pod; one that is touched is the same.
+	if err := os.WriteFile(filepath.Join(dir, "good.yaml"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s.scan() {
+		t.Error("a broken file ended its pod")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "good.yaml"), []byte(pod), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s.scan() {
+		t.Error("a healed file changed its pod")
+	}
+}
+
+func TestRealConfigurations(t *testing.T) {
+	c, err := LoadConfiguration(reference.Path(t, "manifests/hard-way/kubelet-config.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := NewConfig(c, "node-0", "/var/lib/kubelet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.MaxPods != 16 || cfg.CgroupDriver != "systemd" || cfg.Server.CertFile != "/var/lib/kubelet/kubelet.crt" || cfg.RuntimeEndpoint != "unix:///var/run/containerd/containerd.sock" {
+		t.Errorf("hard way: %+v", cfg)
+	}
+	raw, err := os.ReadFile(reference.Path(t, "manifests/kubeadm/component-config-defaults.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, document := range strings.Split(string(raw), "\n---\n") {
+		var meta struct{ Kind string }
+		if yaml.Unmarshal([]byte(document), &meta) != nil || meta.Kind != "KubeletConfiguration" {
+			continue
+		}
+		path := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(path, []byte(document), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c, err = LoadConfiguration(path); err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err = NewConfig(c, "node-0", "/var/lib/kubelet"); err != nil {
+			t.Fatal(err)
+		}
+		// kubeadm writes zeros for what it leaves to the kubelet.
+		if cfg.FileCheckFrequency != 20*time.Second || cfg.StatusUpdateFrequency != 10*time.Second || cfg.StaticPodPath != "/etc/kubernetes/manifests" ||
+			cfg.ClusterDNS[0] != "10.96.0.10" || cfg.MaxPods != 110 || cfg.RuntimeEndpoint == "" || cfg.Server.HealthzPort != 10248 {
+			t.Errorf("kubeadm: %+v", cfg)
+		}
+	}
+}
+
+func TestConfigurationsThatAreRefused(t *testing.T) {
+	const head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+	for text, want := range map[string]string{
+		head + "maxPod: 3\n":                                  "maxPod",
+		head + "maxPods: 3\nmaxPods: 4\n":                     "maxPods",
+		head + "maxPods: many\n":                              "maxPods",
+		"apiVersion: v1\nkind: Pod\n":                         "not kubelet.config.k8s.io/v1beta1 KubeletConfiguration",
+		head + "readOnlyPort: 10255\n":                        "readOnlyPort",
+		head + "authorization: {mode: AlwaysAllow}\n":         "AlwaysAllow",
+		head + "authentication: {anonymous: {enabled: true}}": "anonymous",
+		head + "systemReserved: {memory: lots}\n":             "systemReserved: memory",
+	} {
+		path := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := LoadConfiguration(path)
+		if err == nil {
+			_, err = NewConfig(c, "n", "/x")
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestAllocatable(t *testing.T) {
+	k := &Kubelet{capacity: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourceCPU: resource.MustParse("2")},
+		cfg: Config{KubeReserved: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m")}, SystemReserved: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")},
+			EvictionMemory: resource.MustParse("1Gi")}}
+	got := k.allocatable()
+	if got.Cpu().String() != "1500m" || got.Memory().String() != "2Gi" {
+		t.Errorf("allocatable %v", got)
+	}
+}
+
+func TestExpand(t *testing.T) {
+	env := map[string]string{"A": "1", "EMPTY": "", "B": "$(A)"}
+	for in, want := range map[string]string{
+		"x$(A)y": "x1y", "$(A)$(A)": "11", "$$(A)": "$(A)", "$$$(A)": "$1", "$(NONE)": "$(NONE)", "$(A": "$(A", "$": "$", "a$": "a$",
+		"$A": "$A", "$(EMPTY)|": "|", "$(B)": "$(A)", "": "", "100%$": "100%$", "$$": "$",
+	} {
+		if got := expandAll([]string{in}, env)[0]; got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	yes := true
+	pod := &corev1.Pod{}
+	pod.Name, pod.Namespace = "web", "shop"
+	pod.Labels = map[string]string{"tier": "front"}
+	c := &corev1.Container{Name: "c", Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m")}},
+		EnvFrom: []corev1.EnvFromSource{{Prefix: "P_", ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}}},
+			{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "none"}, Optional: &yes}}},
+		Env: []corev1.EnvVar{
+			{Name: "P_a", Value: "over"},
+			{Name: "IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}},
+			{Name: "TIER", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['tier']"}}},
+			{Name: "CPU", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.cpu"}}},
+			{Name: "MEM", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.memory", Divisor: resource.MustParse("1Mi")}}},
+			{Name: "SUM", Value: "$(IP)/$(P_b)/$(API_SERVICE_HOST)"},
+		}}
+	services := []*corev1.Service{service("default", "kubernetes", "10.96.0.1", 443), service("shop", "api", "10.96.0.7", 80),
+		service("other", "db", "10.96.0.8", 5432), service("shop", "headless", corev1.ClusterIPNone, 1)}
+	objects := &fakeObjects{configMaps: map[string]*corev1.ConfigMap{"cm": {Data: map[string]string{"a": "1", "b": "2"}}}}
+	f := podFacts{pod: pod, podIPs: []string{"10.244.0.5"}, allocatable: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}}
+	pod.Spec.Containers = []corev1.Container{*c}
+	env, err := environment(context.Background(), f, c, objects, services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"P_a": "over", "P_b": "2", "IP": "10.244.0.5", "TIER": "front", "CPU": "1", "MEM": "1024",
+		"SUM": "10.244.0.5/2/10.96.0.7", "KUBERNETES_SERVICE_HOST": "10.96.0.1", "API_PORT_80_TCP": "tcp://10.96.0.7:80"} {
+		if env[name] != want {
+			t.Errorf("%s=%q, want %q", name, env[name], want)
+		}
+	}
+	for name := range maps.Keys(env) {
+		if strings.HasPrefix(name, "DB_") || strings.HasPrefix(name, "HEADLESS_") {
+			t.Errorf("%s does not belong here", name)
+		}
+	}
+	c.Env = []corev1.EnvVar{{Name: "X", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}, Key: "nope"}}}}
+	if _, err := environment(context.Background(), f, c, objects, nil); fmt.Sprint(err) != "couldn't find key nope in ConfigMap shop/cm" {
+		t.Errorf("a missing key: %v", err)
+	}
+}
+
+func service(namespace, name, ip string, port int32) *corev1.Service {
+	s := &corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: ip, Ports: []corev1.ServicePort{{Port: port, Protocol: corev1.ProtocolTCP}}}}
+	s.Namespace, s.Name = namespace, name
+	return s
+}
+
+func TestPodDNS(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(file, []byte("# comment\nnameserver 192.0.2.53\nsearch one.\nsearch example.com.\noptions edns0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	value := "2"
+	for name, test := range map[string]struct {
+		policy corev1.DNSPolicy
+		host   bool
+		extra  *corev1.PodDNSConfig
+		resolv string
+		want   string
+	}{
+		"cluster first":       {corev1.DNSClusterFirst, false, nil, file, "[10.96.0.10] [shop.svc.cluster.local svc.cluster.local cluster.local example.com] [ndots:5]"},
+		"on the host network": {corev1.DNSClusterFirst, true, nil, file, "[192.0.2.53] [example.com] [edns0]"},
+		"cluster with host":   {corev1.DNSClusterFirstWithHostNet, true, nil, file, "[10.96.0.10] [shop.svc.cluster.local svc.cluster.local cluster.local example.com] [ndots:5]"},
+		"none":                {corev1.DNSNone, false, &corev1.PodDNSConfig{Nameservers: []string{"192.0.2.1"}}, file, "[192.0.2.1] [] []"},
+		"an option":           {corev1.DNSClusterFirst, false, &corev1.PodDNSConfig{Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: &value}}}, "", "[10.96.0.10] [shop.svc.cluster.local svc.cluster.local cluster.local] [ndots:2]"},
+		"no resolver":         {corev1.DNSDefault, false, nil, "/nowhere", "[] [] [ndots:1]"},
+	} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{DNSPolicy: test.policy, HostNetwork: test.host, DNSConfig: test.extra}}
+		pod.Namespace = "shop"
+		got := podDNS(pod, Config{ClusterDNS: []string{"10.96.0.10"}, ClusterDomain: "cluster.local", ResolvConf: test.resolv})
+		if text := fmt.Sprint(got.Servers, got.Searches, got.Options); text != test.want {
+			t.Errorf("%s: %s, want %s", name, text, test.want)
+		}
+	}
+}
+
+func TestCgroupNames(t *testing.T) {
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}}}}}}
+	pod.UID = "12-34"
+	tree := newCgroupTree(Config{CgroupRoot: "/tinykube/node-1", CgroupsPerQOS: true, CgroupDriver: "cgroupfs"})
+	if got := tree.parent(pod); got != "/tinykube/node-1/kubepods/burstable/pod12-34" {
+		t.Error(got)
+	}
+	tree.driver = "systemd"
+	if got := tree.parent(pod); got != "kubepods-burstable-pod12_34.slice" {
+		t.Error(got)
+	}
+}

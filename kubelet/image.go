@@ -1,0 +1,195 @@
+package kubelet
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// The reasons for which a container waits, as kubectl shows them.
+const (
+	reasonCreating         = "ContainerCreating"
+	reasonInitializing     = "PodInitializing"
+	reasonCrashLoop        = "CrashLoopBackOff"
+	reasonErrImagePull     = "ErrImagePull"
+	reasonImageBackOff     = "ImagePullBackOff"
+	reasonErrImageNever    = "ErrImageNeverPull"
+	reasonInvalidImage     = "InvalidImageName"
+	reasonImageInspect     = "ImageInspectError"
+	reasonConfigError      = "CreateContainerConfigError"
+	reasonCreateError      = "CreateContainerError"
+	reasonRunError         = "RunContainerError"
+	reasonPostStart        = "PostStartHookError"
+	imagePullTimeout       = 30 * time.Minute
+	defaultRegistry        = "docker.io"
+	legacyDockerHubAddress = "https://index.docker.io/v1/"
+)
+
+// waitError is why a container could not be started: shown in its status
+// until the next try succeeds.
+type waitError struct {
+	reason, text string
+	delay        time.Duration // of a CrashLoopBackOff
+}
+
+func (e *waitError) Error() string { return e.text }
+
+// ensureImage makes sure the image is on the node and returns it.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/images/image_manager.go EnsureImageExists.
+func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Container, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
+	event := k.containerEvents(pod, c)
+	spec := &runtimeapi.ImageSpec{Image: withTag(c.Image), UserSpecifiedImage: c.Image, Annotations: pod.Annotations}
+	if strings.TrimSpace(c.Image) == "" || strings.ContainsAny(c.Image, " \t\n") || strings.ToLower(repository(c.Image)) != repository(c.Image) {
+		text := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: invalid reference format", c.Image, c.Image)
+		event(corev1.EventTypeWarning, "InspectFailed", "%s", text)
+		return nil, &waitError{reason: reasonInvalidImage, text: text}
+	}
+	present, err := k.runtime.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec})
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // the pod is to end: nothing failed
+	}
+	if err != nil {
+		text := fmt.Sprintf("Failed to inspect image %q: %s", c.Image, message(err))
+		event(corev1.EventTypeWarning, "InspectFailed", "%s", text)
+		return nil, &waitError{reason: reasonImageInspect, text: text}
+	}
+	policy := pullPolicy(c)
+	switch {
+	case present.Image != nil && policy != corev1.PullAlways:
+		event(corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+		return present.Image, nil
+	case policy == corev1.PullNever:
+		event(corev1.EventTypeWarning, "ErrImageNeverPull", "Container image %q is not present with pull policy of Never", c.Image)
+		return nil, &waitError{reason: reasonErrImageNever, text: fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)}
+	}
+	key := imageKey(pod, c)
+	if wait := k.imageBackoff.remaining(key, time.Now()); wait > 0 {
+		return nil, &waitError{reason: reasonImageBackOff, text: fmt.Sprintf("Back-off pulling image %q", c.Image)}
+	}
+	image, err := k.pull(ctx, pod, c, spec, sandbox)
+	if err != nil {
+		k.imageBackoff.next(key, time.Now(), time.Now())
+		return nil, err
+	}
+	k.imageBackoff.forget(key)
+	return image, nil
+}
+
+func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
+	event := k.containerEvents(pod, c)
+	event(corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
+	waitStart := time.Now()
+	select { // one pull at a time, unless configured otherwise
+	case k.pulls <- struct{}{}:
+		defer func() { <-k.pulls }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, imagePullTimeout)
+	defer cancel()
+	var answer *runtimeapi.PullImageResponse
+	var err error
+	for _, auth := range k.pullCredentials(ctx, pod, c.Image) {
+		answer, err = k.runtime.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: auth, SandboxConfig: sandbox})
+		if err == nil {
+			break
+		}
+	}
+	if err != nil && context.Cause(ctx) == context.Canceled {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		event(corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", c.Image, message(err))
+		return nil, &waitError{reason: reasonErrImagePull, text: message(err)}
+	}
+	image := &runtimeapi.Image{Id: answer.ImageRef}
+	status, err := k.runtime.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: answer.ImageRef}})
+	if err == nil && status.Image != nil {
+		image = status.Image
+	}
+	event(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
+		c.Image, time.Since(start).Truncate(time.Millisecond), time.Since(waitStart).Truncate(time.Millisecond), image.Size)
+	return image, nil
+}
+
+func imageKey(pod *corev1.Pod, c *corev1.Container) string { return string(pod.UID) + "_" + c.Image }
+
+// pullPolicy is what the API defaults to, for pods that never saw the API.
+func pullPolicy(c *corev1.Container) corev1.PullPolicy {
+	if c.ImagePullPolicy != "" {
+		return c.ImagePullPolicy
+	}
+	if strings.HasSuffix(withTag(c.Image), ":latest") {
+		return corev1.PullAlways
+	}
+	return corev1.PullIfNotPresent
+}
+
+// withTag adds the default tag to a bare name.
+func withTag(image string) string {
+	if strings.Contains(image, "@") || strings.Contains(image[strings.LastIndex(image, "/")+1:], ":") {
+		return image
+	}
+	return image + ":latest"
+}
+
+// repository is the reference without tag and digest; it must be lowercase.
+func repository(image string) string {
+	image, _, _ = strings.Cut(image, "@")
+	slash := strings.LastIndex(image, "/") + 1
+	base, _, _ := strings.Cut(image[slash:], ":")
+	// The registry's host name may have capitals, the repository may not.
+	if host := strings.Index(image, "/"); host > 0 && host < slash && strings.ContainsAny(image[:host], ".:") {
+		return image[host:slash] + base
+	}
+	return base
+}
+
+// pullCredentials returns what to try, in order: every pull secret for the
+// image's registry, or nobody at all.
+func (k *Kubelet) pullCredentials(ctx context.Context, pod *corev1.Pod, image string) []*runtimeapi.AuthConfig {
+	registry := registryOf(image)
+	var out []*runtimeapi.AuthConfig
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		secret, err := k.objects.secret(ctx, pod.Namespace, ref.Name)
+		if err != nil {
+			k.eventf(pod, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name)
+			continue
+		}
+		var config struct {
+			Auths map[string]struct{ Username, Password, Auth string }
+		}
+		if json.Unmarshal(secret.Data[corev1.DockerConfigJsonKey], &config) != nil {
+			continue
+		}
+		for address, a := range config.Auths {
+			if registryOf(strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://")+"/x") != registry &&
+				!(registry == defaultRegistry && address == legacyDockerHubAddress) {
+				continue
+			}
+			user, password := a.Username, a.Password
+			if raw, err := base64.StdEncoding.DecodeString(a.Auth); err == nil && user == "" {
+				user, password, _ = strings.Cut(string(raw), ":")
+			}
+			out = append(out, &runtimeapi.AuthConfig{Username: user, Password: password, ServerAddress: address})
+		}
+	}
+	return append(out, nil)
+}
+
+func registryOf(image string) string {
+	host, _, found := strings.Cut(image, "/")
+	if !found || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		return defaultRegistry
+	}
+	return host
+}

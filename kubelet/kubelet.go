@@ -1,0 +1,299 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"tinykube/client"
+)
+
+// Kubelet is one node's agent.
+type Kubelet struct {
+	cfg    Config
+	log    *slog.Logger
+	client *client.Client // nil: only static pods, no node object
+	ready  chan struct{}
+	dirty  chan struct{} // capacity 1: the sync loop has something to compare
+
+	runtime  *containerRuntime
+	cgroups  cgroupTree
+	volumes  *volumes
+	objects  objectReader
+	static   *staticPods
+	relist   *relister
+	probes   *probes
+	statuses *statusWriter
+	events   *client.Recorder
+	node     *nodeReporter
+
+	podInformer     *client.Informer[*corev1.Pod] // nil without an API server
+	serviceInformer *client.Informer[*corev1.Service]
+
+	crashes      *backoff      // restarts of containers
+	imageBackoff *backoff      // pulls
+	pulls        chan struct{} // as many places as pulls may run at once
+
+	capacity corev1.ResourceList // what the node has; set before anything runs
+
+	mu      sync.Mutex // guards workers
+	workers map[types.UID]*worker
+}
+
+// Deps is what a kubelet needs beside its Config.
+type Deps struct {
+	Runtime grpc.ClientConnInterface // a CRI RuntimeService
+	Images  grpc.ClientConnInterface // a CRI ImageService; nil: the same connection
+	Client  *client.Client           // nil: standalone, static pods only
+	Logger  *slog.Logger
+}
+
+// New makes a kubelet. It does no I/O.
+func New(cfg Config, deps Deps) (*Kubelet, error) {
+	if cfg.NodeName == "" || deps.Runtime == nil {
+		return nil, fmt.Errorf("a kubelet needs a node name and a container runtime")
+	}
+	if deps.Images == nil {
+		deps.Images = deps.Runtime
+	}
+	if deps.Logger == nil {
+		deps.Logger = slog.Default()
+	}
+	parallel := max(int(cfg.MaxParallelPulls), 1)
+	if !cfg.SerializeImagePulls && cfg.MaxParallelPulls == 0 {
+		parallel = 1000 // upstream: no limit
+	}
+	k := &Kubelet{
+		cfg: cfg, log: deps.Logger, client: deps.Client, ready: make(chan struct{}), dirty: make(chan struct{}, 1),
+		runtime:      newContainerRuntime(deps.Runtime, deps.Images),
+		objects:      apiObjects{deps.Client},
+		events:       client.NewRecorder(deps.Client, "kubelet", cfg.NodeName, deps.Logger),
+		crashes:      newBackoff(min(10*time.Second, cfg.CrashLoopMax), cfg.CrashLoopMax),
+		imageBackoff: newBackoff(10*time.Second, 5*time.Minute),
+		pulls:        make(chan struct{}, parallel),
+		workers:      map[types.UID]*worker{},
+	}
+	k.volumes = &volumes{rootDir: cfg.RootDir, objects: k.objects,
+		tokens: &tokens{client: deps.Client, issued: map[tokenKey]issuedToken{}}}
+	k.cgroups = newCgroupTree(cfg)
+	k.static = &staticPods{path: cfg.StaticPodPath, nodeName: cfg.NodeName, period: cfg.FileCheckFrequency,
+		watch: cfg.WatchFiles, log: deps.Logger, changed: func() { k.touch(); k.node.touchMirrors() }}
+	k.relist = &relister{runtime: k.runtime, wake: k.wake}
+	k.probes = newProbes(k)
+	k.statuses = newStatusWriter(deps.Client, k.apiObject, deps.Logger)
+	k.node = newNodeReporter(k)
+	if deps.Client != nil {
+		k.watchAPI()
+	}
+	return k, nil
+}
+
+// watchAPI prepares the informers: the pods of this node, mirrors included, and
+// all Services, for the variables that pods find them by.
+func (k *Kubelet) watchAPI() {
+	k.podInformer = client.NewInformer(client.For(k.client, client.Pods), client.InformerOptions[*corev1.Pod]{
+		FieldSelector: "spec.nodeName=" + k.cfg.NodeName, Logger: k.log})
+	k.podInformer.OnChange(func(old, new *corev1.Pod) {
+		k.touch()
+		pod := new
+		if pod == nil {
+			pod = old
+		}
+		uid := pod.UID
+		if isMirror(pod) {
+			uid = types.UID(pod.Annotations[annotationConfigMirror])
+			k.node.touchMirrors()
+		}
+		k.statuses.queue.Add(uid) // somebody else may have written our status
+	})
+	k.serviceInformer = client.NewInformer(client.For(k.client, client.Services), client.InformerOptions[*corev1.Service]{Logger: k.log})
+}
+
+// Ready is closed when the container runtime has been reached and the static
+// pods have been read: from then on the node runs what it is told.
+func (k *Kubelet) Ready() <-chan struct{} { return k.ready }
+
+// Run works until ctx ends. The pods go on without it.
+func (k *Kubelet) Run(ctx context.Context) error {
+	if err := k.prepareNode(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	k.eventNode(corev1.EventTypeNormal, "Starting", "Starting kubelet.")
+	group, ctx := errgroup.WithContext(ctx)
+	// The first scan comes before the loop: nothing is an orphan before it.
+	k.static.scanFirst()
+	close(k.ready)
+	tasks := []func(context.Context) error{
+		k.static.run, k.relist.run, k.relist.follow, k.syncLoop, k.watchRuntime, k.collectGarbage, k.events.Run, k.runServers,
+	}
+	if k.client != nil {
+		tasks = append(tasks, k.podInformer.Run, k.serviceInformer.Run, k.node.run, k.writeStatuses, k.wakeWithServices)
+	}
+	for _, task := range tasks {
+		group.Go(func() error { return task(ctx) })
+	}
+	if err := group.Wait(); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// prepareNode waits for the runtime and makes the directories and cgroups that
+// all pods share.
+func (k *Kubelet) prepareNode(ctx context.Context) error {
+	for _, dir := range []string{k.cfg.RootDir, k.cfg.PodLogsDir, k.cfg.ContainerLogsDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for first := true; ; first = false {
+		version, err := k.runtime.runtime.Version(ctx, &runtimeapi.VersionRequest{Version: "v1"})
+		if err == nil {
+			k.log.Info("container runtime found", "name", version.RuntimeName, "version", version.RuntimeVersion)
+			k.runtime.name = version.RuntimeName
+			k.node.runtimeVersion = version.RuntimeName + "://" + version.RuntimeVersion
+			break
+		}
+		if first {
+			k.log.Info("waiting for the container runtime", "endpoint", k.cfg.RuntimeEndpoint, "err", message(err))
+		}
+		if !wait(ctx, time.Second) {
+			return ctx.Err()
+		}
+	}
+	k.node.askRuntime(ctx) // the first pods shall not wait for the second look
+	// Runtime and kubelet must agree on who makes cgroups; the runtime decides.
+	if answer, err := k.runtime.runtime.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{}); err == nil && answer.Linux != nil {
+		k.cgroups.setDriver(answer.Linux.CgroupDriver)
+	}
+	k.capacity = capacity(k.cfg)
+	allocatable := k.allocatable()
+	k.volumes.defaultTmpfsBytes = allocatable.Memory().Value()
+	return k.cgroups.ensureRoot(allocatable, k.log)
+}
+
+// writeStatuses runs the status writers.
+func (k *Kubelet) writeStatuses(ctx context.Context) error {
+	var writers sync.WaitGroup
+	for range statusWriters {
+		writers.Go(func() { k.statuses.work(ctx) })
+	}
+	<-ctx.Done()
+	k.statuses.queue.ShutDown()
+	writers.Wait()
+	return nil
+}
+
+// wake makes the worker of a pod look again.
+func (k *Kubelet) wake(uid types.UID) {
+	if w := k.worker(uid); w != nil {
+		w.poke()
+	}
+}
+
+// wakeWithServices wakes the pods that waited for the Services to be read.
+func (k *Kubelet) wakeWithServices(ctx context.Context) error {
+	if client.WaitSynced(ctx, k.serviceInformer.Synced()) {
+		k.wakeAll()
+	}
+	return nil
+}
+
+func (k *Kubelet) wakeAll() {
+	for _, w := range k.allWorkers() {
+		w.poke()
+	}
+}
+
+// servicesFor returns the Services that a pod's environment is made of. A pod
+// from the API waits for the list: a variable that is missing at its start is
+// missing for life. A static pod waits for nobody.
+func (k *Kubelet) servicesFor(pod *corev1.Pod) ([]*corev1.Service, error) {
+	if k.serviceInformer == nil || isStatic(pod) {
+		return nil, nil
+	}
+	if !k.serviceInformer.HasSynced() {
+		return nil, errors.New("services have not yet been read at least once, cannot construct envvars")
+	}
+	return k.serviceInformer.List(), nil
+}
+
+// facts is what the pod may know about itself now.
+func (k *Kubelet) facts(pod *corev1.Pod, seen *observedPod) podFacts {
+	f := podFacts{pod: pod, hostIPs: k.hostIPs(), podIPs: seen.ips(), allocatable: k.allocatable()}
+	if pod.Spec.HostNetwork {
+		f.podIPs = f.hostIPs
+	}
+	return f
+}
+
+// podIP is the address under which the node reaches the pod.
+func (k *Kubelet) podIP(pod *corev1.Pod) string {
+	if w := k.worker(pod.UID); w != nil {
+		return w.publishedStatus().PodIP
+	}
+	return ""
+}
+
+// containerEvents reports events about one container of a pod.
+func (k *Kubelet) containerEvents(pod *corev1.Pod, c *corev1.Container) func(eventType, reason, format string, args ...any) {
+	field := "spec.containers{" + c.Name + "}"
+	switch {
+	case isInit(pod, c.Name):
+		field = "spec.initContainers{" + c.Name + "}"
+	case isEphemeral(pod, c.Name):
+		field = "spec.ephemeralContainers{" + c.Name + "}"
+	}
+	return func(eventType, reason, format string, args ...any) {
+		ref := podReference(pod)
+		ref.FieldPath = field
+		k.report(ref, eventType, reason, format, args...)
+	}
+}
+
+// eventf reports an event about a pod as a whole.
+func (k *Kubelet) eventf(pod *corev1.Pod, eventType, reason, format string, args ...any) {
+	k.report(podReference(pod), eventType, reason, format, args...)
+}
+
+// report sends an event to the API and to the log: on a node without an API
+// server the log is all there is.
+func (k *Kubelet) report(ref corev1.ObjectReference, eventType, reason, format string, args ...any) {
+	if ref.Name == "" {
+		return
+	}
+	k.log.Info("event", "key", ref.Namespace+"/"+ref.Name, "field", ref.FieldPath, "reason", reason, "text", fmt.Sprintf(format, args...))
+	if k.client != nil {
+		k.events.EventRef(ref, eventType, reason, format, args...)
+	}
+}
+
+func podReference(pod *corev1.Pod) corev1.ObjectReference {
+	return corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name,
+		UID: pod.UID, ResourceVersion: pod.ResourceVersion}
+}
+
+func isEphemeral(pod *corev1.Pod, name string) bool {
+	for _, c := range pod.Spec.EphemeralContainers {
+		if c.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func equal(a, b any) bool { return apiequality.Semantic.DeepEqual(a, b) }

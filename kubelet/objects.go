@@ -1,0 +1,136 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"tinykube/client"
+)
+
+// errNoServer is why a pod cannot have what only the API server knows.
+var errNoServer = errors.New("this kubelet has no API server (no --kubeconfig)")
+
+// apiObjects reads what pods refer to, afresh each time: a pod that starts
+// after a change must see the change.
+//
+// Simplified: running pods are refreshed by asking again with each periodic
+// resync, where upstream watches every object that a pod of the node refers to.
+// The delay is the same (about a minute), the requests are more.
+type apiObjects struct{ client *client.Client }
+
+func (a apiObjects) configMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	if a.client == nil {
+		return nil, errNoServer
+	}
+	cm, err := client.For(a.client, client.ConfigMaps).Get(ctx, namespace, name)
+	return cm, singular(err, "configmap", name)
+}
+
+func (a apiObjects) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	if a.client == nil {
+		return nil, errNoServer
+	}
+	secret, err := client.For(a.client, client.Secrets).Get(ctx, namespace, name)
+	return secret, singular(err, "secret", name)
+}
+
+// singular words a missing object as upstream's kubelet does.
+func singular(err error, kind, name string) error {
+	if apierrors.IsNotFound(err) {
+		return apierrors.NewNotFound(corev1.Resource(kind), name)
+	}
+	return err
+}
+
+// tokens hands out service account tokens bound to pods, and asks for a new
+// one before the old one ends.
+type tokens struct {
+	client *client.Client
+
+	mu     sync.Mutex // guards issued
+	issued map[tokenKey]issuedToken
+}
+
+type tokenKey struct {
+	pod      types.UID
+	audience string
+	seconds  int64
+}
+
+type issuedToken struct {
+	token             string
+	issuedAt, expires time.Time
+}
+
+const (
+	defaultTokenSeconds = 3600
+	// A token is replaced after four fifths of its life, or a day.
+	tokenMaxUse = 24 * time.Hour
+)
+
+func (t issuedToken) fresh(now time.Time) bool {
+	life := t.expires.Sub(t.issuedAt)
+	return t.token != "" && now.Before(t.issuedAt.Add(min(life*4/5, tokenMaxUse)))
+}
+
+func (t *tokens) get(ctx context.Context, pod *corev1.Pod, source *corev1.ServiceAccountTokenProjection) (string, error) {
+	if t.client == nil {
+		return "", errNoServer
+	}
+	key := tokenKey{pod.UID, source.Audience, defaultTokenSeconds}
+	if source.ExpirationSeconds != nil {
+		key.seconds = *source.ExpirationSeconds
+	}
+	now := time.Now()
+	t.mu.Lock()
+	known := t.issued[key]
+	t.mu.Unlock()
+	if known.fresh(now) {
+		return known.token, nil
+	}
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		ExpirationSeconds: &key.seconds,
+		BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+	}}
+	request.TypeMeta = metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}
+	if source.Audience != "" {
+		request.Spec.Audiences = []string{source.Audience}
+	}
+	account := pod.Spec.ServiceAccountName
+	if account == "" {
+		account = "default"
+	}
+	var answer authenticationv1.TokenRequest
+	err := client.For(t.client, client.ServiceAccounts).CreateSub(ctx, pod.Namespace, account, "token", request, &answer)
+	if err != nil {
+		if now.Before(known.expires) { // an old token that still works is better than none
+			return known.token, nil
+		}
+		return "", fmt.Errorf("failed to fetch token: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.issued[key] = issuedToken{answer.Status.Token, now, answer.Status.ExpirationTimestamp.Time}
+	return answer.Status.Token, nil
+}
+
+// forget drops the tokens of pods that are gone.
+func (t *tokens) forget(alive []types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key := range t.issued {
+		if !slices.Contains(alive, key.pod) {
+			delete(t.issued, key)
+		}
+	}
+}

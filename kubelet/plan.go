@@ -1,0 +1,263 @@
+package kubelet
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// The pod worker's state machine, as a pure function: what the pod should be
+// and what is there, in; what to do next, out. It remembers nothing, so it
+// gives the same answer to a kubelet that has just been killed and restarted.
+//
+//	no sandbox, or a dead one ─▶ stop the rest, make a sandbox
+//	                                  │
+//	             init 1 ─▶ init 2 ─▶ …│each to its end, a sidecar to "started"
+//	                                  ▼
+//	                     every container: running, or restarted by policy
+
+// stopOrder is a container that must go, and what to tell about it.
+type stopOrder struct {
+	container *observedContainer
+	message   string
+}
+
+// podPlan is the next step of one pod.
+type podPlan struct {
+	stopPod       bool // stop every container and sandbox that is left
+	createSandbox bool
+	attempt       uint32      // of the sandbox to create
+	stop          []stopOrder // containers to stop before anything starts
+	start         []*corev1.Container
+}
+
+func (p *podPlan) empty() bool {
+	return !p.stopPod && !p.createSandbox && len(p.stop) == 0 && len(p.start) == 0
+}
+
+// verdict is what the probes say of one running container.
+type verdict struct {
+	started bool   // its startup probe has passed, or it has none
+	unfit   string // "liveness" or "startup" when that probe failed for good
+}
+
+// planPod decides the next step of a pod that should run.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/kuberuntime computePodActions.
+func planPod(pod *corev1.Pod, seen *observedPod, verdictOf func(*observedContainer) verdict) podPlan {
+	sandbox := seen.sandbox()
+	if needNewSandbox(pod, seen) {
+		// A pod whose work is done needs no new sandbox to be done in.
+		if !anythingToRun(pod, seen) {
+			return podPlan{stopPod: seen.alive()}
+		}
+		// Even a dead sandbox is stopped: that gives its address back.
+		plan := podPlan{createSandbox: true, stopPod: sandbox != nil}
+		if sandbox != nil {
+			plan.attempt = sandbox.Metadata.GetAttempt() + 1
+		}
+		if len(pod.Spec.InitContainers) > 0 {
+			plan.start = []*corev1.Container{&pod.Spec.InitContainers[0]}
+			return plan
+		}
+		for i := range pod.Spec.Containers {
+			c := &pod.Spec.Containers[i]
+			if shouldStart(pod, c, seen.latest(c.Name)) {
+				plan.start = append(plan.start, c)
+			}
+		}
+		return plan
+	}
+	var plan podPlan
+	if initialized := planInit(&plan, pod, seen, sandbox.Id, verdictOf); !initialized {
+		return plan
+	}
+	for i := range pod.Spec.Containers {
+		planContainer(&plan, pod, &pod.Spec.Containers[i], seen, verdictOf)
+	}
+	planEphemeral(&plan, pod, seen)
+	return plan
+}
+
+// needNewSandbox says whether the newest sandbox can no longer hold the pod.
+func needNewSandbox(pod *corev1.Pod, seen *observedPod) bool {
+	ready := 0
+	for _, s := range seen.sandboxes {
+		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+			ready++
+		}
+	}
+	newest := seen.sandbox()
+	switch {
+	case newest == nil, ready > 1, newest.State != runtimeapi.PodSandboxState_SANDBOX_READY:
+		return true
+	case usesHostNetwork(newest) != pod.Spec.HostNetwork:
+		return true
+	case !pod.Spec.HostNetwork && newest.Network.GetIp() == "":
+		return true
+	}
+	return false
+}
+
+// anythingToRun says whether a new sandbox would get any container.
+func anythingToRun(pod *corev1.Pod, seen *observedPod) bool {
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		if shouldStart(pod, c, seen.latest(c.Name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// planInit walks the init containers in order and stops at the first that is
+// not done yet. It returns whether the regular containers may run.
+func planInit(plan *podPlan, pod *corev1.Pod, seen *observedPod, sandboxID string, verdictOf func(*observedContainer) verdict) bool {
+	passed := initPassed(pod, seen, sandboxID)
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		latest := seen.latestIn(sandboxID, c.Name)
+		if isSidecar(c) {
+			if latest != nil && latest.running() && unfit(plan, c, latest, verdictOf) == "" {
+				if i >= passed && !verdictOf(latest).started {
+					return false
+				}
+				continue
+			}
+			plan.start = append(plan.start, c)
+			if i >= passed {
+				return false
+			}
+			continue
+		}
+		if i < passed {
+			continue // something later ran already; this one may be collected
+		}
+		switch {
+		case latest == nil, latest.State == runtimeapi.ContainerState_CONTAINER_CREATED,
+			latest.State == runtimeapi.ContainerState_CONTAINER_UNKNOWN:
+			plan.start = append(plan.start, c)
+			return false
+		case latest.running():
+			return false
+		case latest.ExitCode != 0:
+			// With policy Never the pod has failed; the caller sees the status.
+			if restartPolicy(pod, c) != corev1.RestartPolicyNever {
+				plan.start = append(plan.start, c)
+			}
+			return false
+		}
+	}
+	return true
+}
+
+// initPassed is how many init containers have already been got past: all of
+// them once a regular container exists in the sandbox.
+func initPassed(pod *corev1.Pod, seen *observedPod, sandboxID string) int {
+	for i := range pod.Spec.Containers {
+		if seen.latestIn(sandboxID, pod.Spec.Containers[i].Name) != nil {
+			return len(pod.Spec.InitContainers)
+		}
+	}
+	for i := len(pod.Spec.InitContainers) - 1; i >= 0; i-- {
+		if seen.latestIn(sandboxID, pod.Spec.InitContainers[i].Name) != nil {
+			return i
+		}
+	}
+	return 0
+}
+
+func planContainer(plan *podPlan, pod *corev1.Pod, c *corev1.Container, seen *observedPod, verdictOf func(*observedContainer) verdict) {
+	latest := seen.latest(c.Name)
+	if latest == nil || !latest.running() {
+		if shouldStart(pod, c, latest) {
+			plan.start = append(plan.start, c)
+		}
+		return
+	}
+	reason := unfit(plan, c, latest, verdictOf)
+	if reason == "" {
+		return
+	}
+	// A changed spec is always brought about; a failed probe only where the
+	// policy allows another life.
+	if reason == "changed" || restartPolicy(pod, c) != corev1.RestartPolicyNever {
+		plan.start = append(plan.start, c)
+	}
+}
+
+// unfit orders a running container's end if its spec changed or a probe gave
+// it up, and says why.
+func unfit(plan *podPlan, c *corev1.Container, latest *observedContainer, verdictOf func(*observedContainer) verdict) string {
+	if recorded := latest.Annotations[annotationHash]; recorded != "" && recorded != containerHash(c) {
+		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)})
+		return "changed"
+	}
+	if probe := verdictOf(latest).unfit; probe != "" {
+		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s failed %s probe, will be restarted", c.Name, probe)})
+		return probe
+	}
+	return ""
+}
+
+// planEphemeral starts debug containers, once each.
+func planEphemeral(plan *podPlan, pod *corev1.Pod, seen *observedPod) {
+	for i := range pod.Spec.EphemeralContainers {
+		c := (*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		if seen.latest(c.Name) == nil {
+			plan.start = append(plan.start, c)
+		}
+	}
+}
+
+// shouldStart says whether a container that is not running has (another) life.
+func shouldStart(pod *corev1.Pod, c *corev1.Container, latest *observedContainer) bool {
+	if latest == nil {
+		return true
+	}
+	switch latest.State {
+	case runtimeapi.ContainerState_CONTAINER_RUNNING:
+		return false
+	case runtimeapi.ContainerState_CONTAINER_EXITED:
+	default: // created but never started, or unknown: that life did not count
+		return true
+	}
+	switch restartPolicy(pod, c) {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return latest.ExitCode != 0
+	}
+	return true
+}
+
+// restartPolicy is the container's own policy, else the pod's; for an init
+// container "Always" means: until it succeeds.
+func restartPolicy(pod *corev1.Pod, c *corev1.Container) corev1.RestartPolicy {
+	if c.RestartPolicy != nil {
+		return corev1.RestartPolicy(*c.RestartPolicy)
+	}
+	if pod.Spec.RestartPolicy == "" {
+		return corev1.RestartPolicyAlways
+	}
+	return pod.Spec.RestartPolicy
+}
+
+// isSidecar recognises a restartable init container.
+func isSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}
+
+// containerHash identifies what may change in a living pod's container: its
+// image. (A static pod that changes gets a new UID, hence a new worker.)
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/container/helpers.go HashContainer.
+func containerHash(c *corev1.Container) string {
+	raw, _ := json.Marshal(map[string]string{"name": c.Name, "image": c.Image}) // sorted keys: stable
+	h := fnv.New32a()
+	h.Write(raw)
+	return fmt.Sprintf("%x", h.Sum32())
+}

@@ -1,0 +1,209 @@
+package kubelet
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+type probeResult int
+
+const (
+	probeSuccess probeResult = iota
+	probeFailure
+	probeUnknown // the question could not even be asked
+)
+
+// maxProbeBody bounds what a probe reads of an answer, however long it is.
+const maxProbeBody = 10 << 10
+
+const probeUserAgent = "kube-probe/1.36"
+
+// attempt asks the container once.
+func (p *prober) attempt(ctx context.Context) (probeResult, string) {
+	timeout := time.Duration(p.probe.TimeoutSeconds) * time.Second
+	k := p.probes.k
+	pod, _, podStatus := p.worker.view()
+	switch h := p.probe.ProbeHandler; {
+	case h.Exec != nil:
+		return k.execProbe(ctx, p.id, h.Exec.Command, timeout)
+	case h.HTTPGet != nil:
+		target, err := k.httpTarget(pod, p.container, h.HTTPGet)
+		if err != nil {
+			return probeUnknown, err.Error()
+		}
+		return httpProbe(ctx, target, timeout)
+	case h.TCPSocket != nil:
+		port, err := portNumber(h.TCPSocket.Port, p.container)
+		if err != nil {
+			return probeUnknown, err.Error()
+		}
+		host := or(h.TCPSocket.Host, podStatus.PodIP)
+		return tcpProbe(ctx, net.JoinHostPort(host, strconv.Itoa(port)), timeout)
+	case h.GRPC != nil:
+		service := ""
+		if h.GRPC.Service != nil {
+			service = *h.GRPC.Service
+		}
+		return grpcProbe(ctx, net.JoinHostPort(podStatus.PodIP, strconv.Itoa(int(h.GRPC.Port))), service, timeout)
+	}
+	return probeUnknown, "missing probe handler"
+}
+
+func (k *Kubelet) execProbe(ctx context.Context, id string, command []string, timeout time.Duration) (probeResult, string) {
+	ctx, cancel := context.WithTimeout(ctx, timeout+5*time.Second)
+	defer cancel()
+	output, code, err := k.runtime.exec(ctx, id, command, timeout)
+	switch {
+	case status.Code(err) == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded):
+		return probeFailure, fmt.Sprintf("command timed out: %q timed out after %v", strings.Join(command, " "), timeout)
+	case err != nil:
+		return probeUnknown, message(err)
+	case code != 0:
+		return probeFailure, string(output[:min(len(output), maxProbeBody)])
+	}
+	return probeSuccess, ""
+}
+
+// httpTarget makes the request of an HTTP probe or hook.
+func (k *Kubelet) httpTarget(pod *corev1.Pod, c *corev1.Container, get *corev1.HTTPGetAction) (*http.Request, error) {
+	port, err := portNumber(get.Port, c)
+	if err != nil {
+		return nil, err
+	}
+	host := get.Host
+	if host == "" {
+		host = k.podIP(pod)
+	}
+	path, query, _ := strings.Cut(get.Path, "?")
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	u := url.URL{Scheme: strings.ToLower(or(string(get.Scheme), "HTTP")), Host: net.JoinHostPort(host, strconv.Itoa(port)), Path: path, RawQuery: query}
+	request, err := http.NewRequest(http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("User-Agent", probeUserAgent)
+	request.Header.Set("Accept", "*/*")
+	for _, h := range get.HTTPHeaders {
+		if http.CanonicalHeaderKey(h.Name) == "Host" {
+			request.Host = h.Value
+			continue
+		}
+		request.Header.Add(h.Name, h.Value)
+	}
+	return request, nil
+}
+
+// probeTransport keeps no connections: a probe shall find out whether a new
+// one works. Certificates are not checked, the name would never fit.
+var probeTransport = &http.Transport{
+	TLSClientConfig:    &tls.Config{InsecureSkipVerify: true},
+	DisableKeepAlives:  true,
+	DisableCompression: true,
+	Proxy:              nil,
+}
+
+// httpProbe passes on 200–399. Redirects are followed on the same host only:
+// another one's health is not this container's.
+//
+// Upstream: kubernetes@v1.36 pkg/probe/http.
+func httpProbe(ctx context.Context, request *http.Request, timeout time.Duration) (probeResult, string) {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	c := &http.Client{Transport: probeTransport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
+		if next.URL.Hostname() != via[0].URL.Hostname() {
+			return http.ErrUseLastResponse
+		}
+		if len(via) >= 10 {
+			return errors.New("stopped after 10 redirects")
+		}
+		return nil
+	}}
+	answer, err := c.Do(request.WithContext(ctx))
+	if err != nil {
+		return probeFailure, err.Error()
+	}
+	defer answer.Body.Close()
+	io.Copy(io.Discard, io.LimitReader(answer.Body, maxProbeBody)) // the status has been given; the rest is courtesy
+	if answer.StatusCode >= http.StatusOK && answer.StatusCode < http.StatusBadRequest {
+		return probeSuccess, ""
+	}
+	return probeFailure, fmt.Sprintf("HTTP probe failed with statuscode: %d", answer.StatusCode)
+}
+
+func tcpProbe(ctx context.Context, address string, timeout time.Duration) (probeResult, string) {
+	conn, err := (&net.Dialer{Timeout: timeout}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return probeFailure, err.Error()
+	}
+	conn.Close()
+	return probeSuccess, ""
+}
+
+// grpcProbe asks the standard health service.
+func grpcProbe(ctx context.Context, address, service string, timeout time.Duration) (probeResult, string) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUserAgent(probeUserAgent))
+	if err != nil {
+		return probeUnknown, err.Error()
+	}
+	defer conn.Close()
+	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{})
+	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
+	switch {
+	case status.Code(err) == codes.DeadlineExceeded:
+		return probeFailure, fmt.Sprintf("timeout: failed to connect service %q within %v: %v", address, timeout, err)
+	case err != nil:
+		return probeFailure, fmt.Sprintf("service %q failed: %v", address, err)
+	case answer.Status != healthpb.HealthCheckResponse_SERVING:
+		return probeFailure, fmt.Sprintf("service unhealthy (responded with %q)", answer.Status)
+	}
+	return probeSuccess, ""
+}
+
+// portNumber resolves a port given by number or by the name of a declared one.
+func portNumber(port intstr.IntOrString, c *corev1.Container) (int, error) {
+	number := port.IntValue()
+	if port.Type == intstr.String {
+		for _, p := range c.Ports {
+			if p.Name == port.StrVal {
+				number = int(p.ContainerPort)
+			}
+		}
+	}
+	if number <= 0 || number > 65535 {
+		return 0, fmt.Errorf("invalid port: %q", port.String())
+	}
+	return number, nil
+}
+
+func or(value, otherwise string) string {
+	if value == "" {
+		return otherwise
+	}
+	return value
+}

@@ -1,0 +1,333 @@
+package kubelet
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
+
+	"tinykube/api/defaults"
+)
+
+// The annotations of static pods and of their mirrors.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/types/pod_update.go.
+const (
+	annotationConfigHash   = "kubernetes.io/config.hash"
+	annotationConfigMirror = "kubernetes.io/config.mirror"
+	annotationConfigSource = "kubernetes.io/config.source"
+	annotationConfigSeen   = "kubernetes.io/config.seen"
+	sourceFile             = "file"
+	sourceAPI              = "api"
+)
+
+// maxManifestBytes bounds one file; an object of the API cannot be larger.
+const maxManifestBytes = 3 << 20
+
+// staticPods reads pods from the files of a directory: how a node runs what
+// must be there before any API server is. The directory is the truth: a file
+// that appears is a pod to run, one that is gone a pod to end, and one that
+// changed is another pod, with another UID.
+type staticPods struct {
+	path     string // directory or file; empty: no static pods
+	nodeName string
+	period   time.Duration // rescan, whatever inotify says
+	watch    bool          // use inotify
+	log      *slog.Logger
+	changed  func() // called after a scan that changed something
+
+	mu    sync.Mutex // guards what follows
+	pods  map[types.UID]*corev1.Pod
+	files map[string]staticFile // by path
+	read  bool                  // the first scan is done
+}
+
+// staticFile remembers a file that has been read, so that an unchanged one
+// costs a stat, and that a file being rewritten does not end its pod.
+type staticFile struct {
+	size     int64
+	modified time.Time
+	pod      *corev1.Pod // last good content
+	failure  string      // last complaint, not to repeat it
+}
+
+// scanFirst makes the source complete before anything is concluded from it.
+func (s *staticPods) scanFirst() {
+	if s.path != "" {
+		s.scan()
+	}
+	s.mu.Lock()
+	s.read = s.read || s.path == ""
+	s.mu.Unlock()
+}
+
+// run scans until ctx ends.
+func (s *staticPods) run(ctx context.Context) error {
+	if s.path == "" {
+		return nil
+	}
+	ticker := time.NewTicker(s.period)
+	defer ticker.Stop()
+	var watcher *fsnotify.Watcher
+	defer func() {
+		if watcher != nil {
+			watcher.Close()
+		}
+	}()
+	for {
+		if s.scan() {
+			s.changed()
+		}
+		if watcher == nil && s.watch {
+			watcher = s.openWatch() // the directory may have appeared meanwhile
+		}
+		var events <-chan fsnotify.Event // nil, and silent, without a watch
+		if watcher != nil {
+			events = watcher.Events
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		case <-events:
+			// Editors and kubeadm write in several steps: let them finish.
+			if !wait(ctx, 100*time.Millisecond) {
+				return nil
+			}
+			for len(events) > 0 {
+				<-events
+			}
+		}
+	}
+}
+
+// openWatch shortens the wait for the next scan. It is only a hint: if inotify
+// has no room left, the periodic scan does it all.
+func (s *staticPods) openWatch() *fsnotify.Watcher {
+	watcher, err := fsnotify.NewBufferedWatcher(100)
+	if err == nil {
+		if err = watcher.Add(s.path); err == nil {
+			return watcher
+		}
+		watcher.Close()
+	}
+	s.log.Debug("no inotify for static pods, rescanning only", "err", err)
+	return nil
+}
+
+// list returns the pods that should run, and whether the source has been read
+// at all: before that, nobody may conclude that a pod is not wanted.
+func (s *staticPods) list() ([]*corev1.Pod, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*corev1.Pod
+	for _, p := range s.pods {
+		out = append(out, p)
+	}
+	return out, s.read
+}
+
+// scan reads the directory and says whether the pods changed.
+func (s *staticPods) scan() bool {
+	paths, err := manifestPaths(s.path)
+	if err != nil {
+		// A directory that cannot be read is not an empty one: what runs goes on.
+		s.log.Warn("static pod path not readable", "err", err)
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	files, pods := map[string]staticFile{}, map[types.UID]*corev1.Pod{}
+	for _, path := range paths {
+		f := s.load(path)
+		files[path] = f
+		if f.pod != nil {
+			pods[f.pod.UID] = f.pod
+		}
+	}
+	changed := !s.read || len(pods) != len(s.pods)
+	for uid := range pods {
+		changed = changed || s.pods[uid] == nil
+	}
+	s.files, s.pods, s.read = files, pods, true
+	return changed
+}
+
+// manifestPaths lists the files to read. Dotfiles are somebody's work in
+// progress; everything that is not a regular file would block or never end.
+func manifestPaths(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return []string{path}, nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		full := filepath.Join(path, e.Name())
+		if info, err := os.Stat(full); err == nil && info.Mode().IsRegular() {
+			out = append(out, full)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// load reads one file, unless it is the one that is known. A file that does not
+// parse keeps its last good pod: half a manifest must not stop an API server.
+func (s *staticPods) load(path string) staticFile {
+	known := s.files[path]
+	info, err := os.Stat(path)
+	if err == nil && known.pod != nil && known.failure == "" && info.Size() == known.size && info.ModTime().Equal(known.modified) {
+		return known
+	}
+	var pod *corev1.Pod
+	if err == nil {
+		pod, err = readManifest(path, s.nodeName)
+	}
+	if err != nil {
+		if err.Error() != known.failure {
+			s.log.Error("static pod manifest refused", "key", path, "err", err)
+		}
+		known.failure = err.Error()
+		return known
+	}
+	if known.pod != nil && known.pod.UID == pod.UID {
+		pod = known.pod // touched, not changed
+	}
+	return staticFile{size: info.Size(), modified: info.ModTime(), pod: pod}
+}
+
+func readManifest(path, nodeName string) (*corev1.Pod, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	raw, err := io.ReadAll(io.LimitReader(file, maxManifestBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxManifestBytes {
+		return nil, fmt.Errorf("larger than %d bytes", maxManifestBytes)
+	}
+	return parseStaticPod(raw, path, nodeName)
+}
+
+// parseStaticPod turns a manifest into the pod that this node runs.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/config/common.go applyDefaults.
+func parseStaticPod(raw []byte, path, nodeName string) (*corev1.Pod, error) {
+	pod := &corev1.Pod{}
+	if err := yaml.Unmarshal(raw, pod); err != nil {
+		return nil, err
+	}
+	if pod.Kind != "Pod" || pod.APIVersion != "v1" {
+		return nil, fmt.Errorf("it is %s %s, not v1 Pod", pod.APIVersion, pod.Kind)
+	}
+	if len(pod.Spec.Containers) == 0 || pod.Name == "" && pod.GenerateName == "" {
+		return nil, errors.New("a pod needs metadata.name and spec.containers")
+	}
+	if err := refuseReferences(pod); err != nil {
+		return nil, err
+	}
+	pod.Status = corev1.PodStatus{}
+	if pod.UID == "" {
+		uid, err := staticUID(pod, path, nodeName)
+		if err != nil {
+			return nil, err
+		}
+		pod.UID = uid
+	}
+	pod.Name = or(pod.Name, pod.GenerateName) + "-" + strings.ToLower(nodeName)
+	pod.Namespace = or(pod.Namespace, metav1.NamespaceDefault)
+	pod.Spec.NodeName = nodeName
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	pod.Annotations[annotationConfigHash] = string(pod.UID)
+	pod.Annotations[annotationConfigSource] = sourceFile
+	pod.Annotations[annotationConfigSeen] = time.Now().Format(time.RFC3339Nano)
+	// It must survive whatever is wrong with its node: it may be the cure.
+	tolerateAll := corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}
+	if !slices.Contains(pod.Spec.Tolerations, tolerateAll) {
+		pod.Spec.Tolerations = append(pod.Spec.Tolerations, tolerateAll)
+	}
+	defaults.Apply(pod)
+	pod.Status.Phase = corev1.PodPending
+	return pod, nil
+}
+
+// staticUID is a hash of what the pod says and of where it says it. Upstream
+// hashes its in-memory form, so the numbers differ; what matters is that the
+// same file gives the same UID and that any change gives another.
+func staticUID(pod *corev1.Pod, path, nodeName string) (types.UID, error) {
+	raw, err := json.Marshal(pod)
+	if err != nil {
+		return "", err
+	}
+	h := fnv.New128a()
+	h.Write(raw)
+	fmt.Fprintf(h, "host:%sfile:%s", nodeName, path)
+	return types.UID(hex.EncodeToString(h.Sum(nil))), nil
+}
+
+// refuseReferences keeps static pods free of API objects: they must start
+// without an API server, so what they need lies on the node.
+func refuseReferences(pod *corev1.Pod) error {
+	if pod.Spec.ServiceAccountName != "" {
+		return errors.New("a static pod may not reference a service account")
+	}
+	for _, v := range pod.Spec.Volumes {
+		if v.Secret != nil || v.ConfigMap != nil || v.Projected != nil || v.PersistentVolumeClaim != nil {
+			return fmt.Errorf("volume %q: a static pod may not reference objects of the API", v.Name)
+		}
+	}
+	for _, c := range allContainers(pod) {
+		if len(c.EnvFrom) > 0 || slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool {
+			return e.ValueFrom != nil && (e.ValueFrom.SecretKeyRef != nil || e.ValueFrom.ConfigMapKeyRef != nil)
+		}) {
+			return fmt.Errorf("container %q: a static pod may not reference objects of the API", c.Name)
+		}
+	}
+	return nil
+}
+
+// isStatic recognises a pod that came from a file.
+func isStatic(pod *corev1.Pod) bool {
+	source := pod.Annotations[annotationConfigSource]
+	return source != "" && source != sourceAPI
+}
+
+// isMirror recognises the API's picture of a static pod.
+func isMirror(pod *corev1.Pod) bool {
+	_, found := pod.Annotations[annotationConfigMirror]
+	return found
+}

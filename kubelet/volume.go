@@ -1,0 +1,237 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Volumes live below the pod's own directory, so that everything a pod ever
+// had can be found again, and taken away, with nothing but its UID:
+//
+//	<root>/pods/<uid>/volumes/kubernetes.io~<kind>/<volume>   the volume
+//	                  volume-subpaths/<volume>/<container>/<n> bind of a subPath
+//	                  containers/<container>/<hash>            termination message
+//	                  etc-hosts                                /etc/hosts
+//
+// setUp is called again and again while the pod lives and changes only what
+// differs; tearDown reads the mount table, not memory.
+//
+// Simplified: hostPath, emptyDir, configMap, secret, downwardAPI and projected.
+// A pod with any other volume waits with a FailedMount event that says so.
+type volumes struct {
+	rootDir string
+	objects objectReader
+	tokens  *tokens
+	// defaultTmpfsBytes bounds memory volumes that say nothing themselves.
+	defaultTmpfsBytes int64
+}
+
+// mountedVolume is a volume ready to be mounted into containers.
+type mountedVolume struct {
+	path     string
+	readOnly bool // content that only the kubelet may write
+}
+
+func (v *volumes) podDir(uid types.UID) string {
+	return filepath.Join(v.rootDir, "pods", string(uid))
+}
+
+func (v *volumes) dir(uid types.UID, kind, name string) string {
+	return filepath.Join(v.podDir(uid), "volumes", "kubernetes.io~"+kind, name)
+}
+
+// setUp makes every volume of the pod, or brings it up to date.
+func (v *volumes) setUp(ctx context.Context, f podFacts) (map[string]mountedVolume, error) {
+	mounted := map[string]mountedVolume{}
+	for i := range f.pod.Spec.Volumes {
+		volume := &f.pod.Spec.Volumes[i]
+		path, readOnly, err := v.setUpOne(ctx, f, volume)
+		if err != nil {
+			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume.Name, err)
+		}
+		mounted[volume.Name] = mountedVolume{path, readOnly}
+	}
+	return mounted, nil
+}
+
+func (v *volumes) setUpOne(ctx context.Context, f podFacts, volume *corev1.Volume) (path string, readOnly bool, err error) {
+	uid, source := f.pod.UID, volume.VolumeSource
+	switch {
+	case source.HostPath != nil:
+		return source.HostPath.Path, false, setUpHostPath(source.HostPath)
+	case source.EmptyDir != nil, source == corev1.VolumeSource{}:
+		path = v.dir(uid, "empty-dir", volume.Name)
+		return path, false, v.setUpEmptyDir(path, f.pod, source.EmptyDir)
+	case source.ConfigMap != nil:
+		path = v.dir(uid, "configmap", volume.Name)
+	case source.Secret != nil:
+		path = v.dir(uid, "secret", volume.Name)
+	case source.DownwardAPI != nil:
+		path = v.dir(uid, "downward-api", volume.Name)
+	case source.Projected != nil:
+		path = v.dir(uid, "projected", volume.Name)
+	default:
+		return "", false, fmt.Errorf("this kind of volume is not supported yet")
+	}
+	// What is secret never reaches a disk.
+	if source.Secret != nil || source.Projected != nil {
+		if err := ensureTmpfs(path, v.defaultTmpfsBytes); err != nil {
+			return "", false, err
+		}
+	}
+	return path, true, v.setUpPayload(ctx, f, volume, path)
+}
+
+// setUpPayload writes what the API server knows into the volume. If it cannot
+// be asked, a volume that has content keeps it: the pod goes on living.
+func (v *volumes) setUpPayload(ctx context.Context, f podFacts, volume *corev1.Volume, path string) error {
+	payload, err := v.payload(ctx, f, volume)
+	if err != nil {
+		if _, populated := os.Lstat(filepath.Join(path, dataLink)); populated == nil {
+			return nil
+		}
+		return err
+	}
+	return writePayload(path, payload, fsGroup(f.pod))
+}
+
+func setUpHostPath(source *corev1.HostPathVolumeSource) error {
+	kind := corev1.HostPathUnset
+	if source.Type != nil {
+		kind = *source.Type
+	}
+	info, err := os.Stat(source.Path)
+	exists := err == nil
+	want := func(mode fs.FileMode, noun string) error {
+		if !exists || info.Mode().Type() != mode {
+			return fmt.Errorf("hostPath type check failed: %s is not a %s", source.Path, noun)
+		}
+		return nil
+	}
+	switch kind {
+	case corev1.HostPathDirectoryOrCreate:
+		if !exists {
+			return os.MkdirAll(source.Path, 0o755)
+		}
+		return want(fs.ModeDir, "directory")
+	case corev1.HostPathFileOrCreate:
+		if !exists {
+			file, err := os.OpenFile(source.Path, os.O_CREATE|os.O_RDONLY, 0o644)
+			if err == nil {
+				file.Close()
+			}
+			return err
+		}
+		return want(0, "file")
+	case corev1.HostPathDirectory:
+		return want(fs.ModeDir, "directory")
+	case corev1.HostPathFile:
+		return want(0, "file")
+	case corev1.HostPathSocket:
+		return want(fs.ModeSocket, "socket file")
+	case corev1.HostPathCharDev:
+		return want(fs.ModeDevice|fs.ModeCharDevice, "character device")
+	case corev1.HostPathBlockDev:
+		return want(fs.ModeDevice, "block device")
+	}
+	return nil // no type, no check: the runtime creates a missing directory
+}
+
+// setUpEmptyDir makes the directory once; it then belongs to the containers.
+//
+// Simplified: sizeLimit bounds memory volumes only; on disk it would need
+// eviction by usage.
+func (v *volumes) setUpEmptyDir(path string, pod *corev1.Pod, source *corev1.EmptyDirVolumeSource) error {
+	if source != nil && source.Medium == corev1.StorageMediumMemory {
+		if err := ensureTmpfs(path, v.tmpfsBytes(pod, source)); err != nil {
+			return err
+		}
+	} else if source != nil && source.Medium != corev1.StorageMediumDefault {
+		return fmt.Errorf("emptyDir medium %q is not supported yet", source.Medium)
+	}
+	if err := os.MkdirAll(path, 0o777); err != nil {
+		return err
+	}
+	group := fsGroup(pod)
+	if group == nil {
+		return os.Chmod(path, 0o777) // undo the umask
+	}
+	if err := os.Lchown(path, -1, int(*group)); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o777|fs.ModeSetgid)
+}
+
+func (v *volumes) tmpfsBytes(pod *corev1.Pod, source *corev1.EmptyDirVolumeSource) int64 {
+	size := v.defaultTmpfsBytes
+	limits := podLimits(pod)
+	if limit := limits.Memory().Value(); limit > 0 {
+		size = limit
+	}
+	if source.SizeLimit != nil && source.SizeLimit.Value() > 0 {
+		size = min(size, source.SizeLimit.Value())
+	}
+	return size
+}
+
+func fsGroup(pod *corev1.Pod) *int64 {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	return pod.Spec.SecurityContext.FSGroup
+}
+
+// tearDown unmounts and removes the pod's volumes; with all set, everything
+// else the pod has on disk as well.
+func (v *volumes) tearDown(uid types.UID, all bool) error {
+	base := v.podDir(uid)
+	mounts, err := mountsBelow(base)
+	if err != nil {
+		return err
+	}
+	// Deepest first: a mount may lie on a mount.
+	slices.SortFunc(mounts, func(a, b string) int { return strings.Compare(b, a) })
+	for _, m := range mounts {
+		if err := unmount(m); err != nil {
+			return fmt.Errorf("unmount %s: %w", m, err)
+		}
+	}
+	// Invariant: nothing is removed while anything is mounted below it: a
+	// bind of a subPath is the user's data, not ours.
+	if mounts, err = mountsBelow(base); err != nil {
+		return err
+	}
+	if len(mounts) > 0 {
+		return fmt.Errorf("%s is still mounted", mounts[0])
+	}
+	if all {
+		return os.RemoveAll(base)
+	}
+	for _, part := range []string{"volumes", "volume-subpaths"} {
+		if err := os.RemoveAll(filepath.Join(base, part)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// podsOnDisk lists every pod that has a directory, alive or not.
+func (v *volumes) podsOnDisk() []types.UID {
+	entries, err := os.ReadDir(filepath.Join(v.rootDir, "pods"))
+	if err != nil {
+		return nil
+	}
+	var uids []types.UID
+	for _, e := range entries {
+		uids = append(uids, types.UID(e.Name()))
+	}
+	return uids
+}

@@ -1,0 +1,69 @@
+package grade
+
+import (
+	"os"
+	"testing"
+
+	"tinykube"
+	"tinykube/labs/exercise"
+)
+
+// The grader is held to what it asks of others. A tree in which nothing is
+// written scores nothing on every check; the source as it is scores all.
+func TestBlankScoresNothing(t *testing.T) {
+	dir := t.TempDir()
+	all, err := exercise.Find(tinykube.Source, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exercise.Write(tinykube.Source, dir+"/tree", all); err != nil {
+		t.Fatal(err)
+	}
+	for number := range suites {
+		found, err := exercise.Find(tinykube.Source, number)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("lab %s has checks but nothing to write: %v", number, err)
+		}
+		if unwritten, err := exercise.Unwritten(dir+"/tree", found); err != nil || len(unwritten) != len(found) {
+			t.Errorf("lab %s: unwritten %v, %v; want %v", number, unwritten, err, found)
+		}
+		// Each check is tried, also those that another one stands in for.
+		result, err := grade(t.Context(), number, dir+"/tree", func(o Outcome) { t.Log("\n" + o.String()) }, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, outcome := range result.Outcomes {
+			if outcome.Passed || outcome.Score > 0 {
+				t.Errorf("lab %s: %q holds although nothing is written", number, outcome.Name)
+			}
+		}
+	}
+}
+
+func TestSolutionScoresAll(t *testing.T) {
+	for number := range suites {
+		if result := graded(t, number, "../.."); !result.Full() || result.Points == 0 {
+			t.Errorf("lab %s: %d of %d points", number, result.Score, result.Points)
+		}
+	}
+}
+
+func graded(t *testing.T, number, dir string) *Result {
+	t.Helper()
+	result, err := Grade(t.Context(), number, dir, func(o Outcome) { t.Log("\n" + o.String()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// A tree that does not compile is told so, with the compiler's words.
+func TestBrokenTree(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/go.mod", []byte("module tinykube\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Grade(t.Context(), "01", dir, func(Outcome) {}); err == nil {
+		t.Error("no error")
+	}
+}

@@ -1,0 +1,229 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+)
+
+// health is what the proxy says about itself: /healthz for load balancers in
+// front of the node, metrics, and the health-check ports of Services whose
+// external traffic policy is Local.
+type health struct {
+	limit    time.Duration
+	log      *slog.Logger
+	registry *prometheus.Registry
+	duration prometheus.Histogram
+	lastSync prometheus.Gauge
+	failures prometheus.Counter
+
+	mu         sync.Mutex // guards all below
+	pending    time.Time  // when the oldest change came that is not written; zero: none
+	lastUpdate time.Time
+	eligible   bool // the node is not being removed
+	checks     map[uint16]serviceCheck
+}
+
+// serviceCheck is what a health-check node port answers.
+type serviceCheck struct {
+	namespace, name string
+	endpoints       int
+}
+
+func newHealth(syncPeriod time.Duration, log *slog.Logger) *health {
+	h := &health{limit: 2 * syncPeriod, log: log, registry: prometheus.NewRegistry(), eligible: true, lastUpdate: time.Now(),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubeproxy_sync_proxy_rules_duration_seconds",
+			Help: "SyncProxyRules latency in seconds", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}),
+		lastSync: prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+			Help: "The last time proxy rules were successfully synced"}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+			Help: "Cumulative proxy iptables restore failures"}),
+	}
+	h.registry.MustRegister(h.duration, h.lastSync, h.failures)
+	return h
+}
+
+func (h *health) queued() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pending.IsZero() {
+		h.pending = time.Now()
+	}
+}
+
+// updated says that nothing is wrong and nothing had to be written.
+func (h *health) updated() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lastUpdate = time.Now()
+}
+
+func (h *health) failed() { h.failures.Inc() }
+
+func (h *health) setEligible(eligible bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.eligible = eligible
+}
+
+func (h *health) synced(took time.Duration, state State) {
+	checks := map[uint16]serviceCheck{}
+	for i := range state.Ports {
+		if p := &state.Ports[i]; p.HealthCheckNodePort != 0 {
+			// All ports of a Service share its check; a pod counts once.
+			pods := map[string]bool{}
+			for _, e := range p.Local {
+				pods[e.Address.Addr().String()] = true
+			}
+			n := max(len(pods), checks[p.HealthCheckNodePort].endpoints)
+			checks[p.HealthCheckNodePort] = serviceCheck{p.Name.Namespace, p.Name.Name, n}
+		}
+	}
+	h.duration.Observe(took.Seconds())
+	h.lastSync.SetToCurrentTime()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pending, h.lastUpdate, h.checks = time.Time{}, time.Now(), checks
+}
+
+// alive is false when a change has been waiting for too long.
+func (h *health) alive() (ok, eligible bool, last time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.pending.IsZero() || time.Since(h.pending) < h.limit, h.eligible, h.lastUpdate
+}
+
+// serve runs all servers until ctx ends. A port that is taken costs the answers
+// there, not the Services: it is logged and tried again.
+func (h *health) serve(ctx context.Context, healthz, metrics string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return h.listen(ctx, healthz, h.healthzMux()) })
+	group.Go(func() error { return h.listen(ctx, metrics, h.metricsMux()) })
+	group.Go(func() error { return h.serveChecks(ctx) })
+	return group.Wait()
+}
+
+const listenRetry = 5 * time.Second
+
+func (h *health) listen(ctx context.Context, address string, handler http.Handler) error {
+	for ctx.Err() == nil {
+		server := &http.Server{Addr: address, Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+		stop := context.AfterFunc(ctx, func() { server.Close() })
+		err := server.ListenAndServe()
+		stop()
+		if ctx.Err() != nil {
+			return nil
+		}
+		h.log.Error("Cannot serve; will try again", "address", address, "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(listenRetry):
+		}
+	}
+	return nil
+}
+
+// healthzMux: /livez is about us, /healthz also about the node: false takes it
+// out of load balancers.
+func (h *health) healthzMux() http.Handler {
+	answer := func(ofNode bool) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			ok, eligible, last := h.alive()
+			status := http.StatusOK
+			if !ok || ofNode && !eligible {
+				status = http.StatusServiceUnavailable
+			}
+			body := map[string]any{"lastUpdated": last.String(), "currentTime": time.Now().String()}
+			if ofNode {
+				body["nodeEligible"] = eligible
+			}
+			writeJSON(w, status, body)
+		}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", answer(true))
+	mux.HandleFunc("/livez", answer(false))
+	return mux
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+func (h *health) metricsMux() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(h.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "iptables") })
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	return mux
+}
+
+// serveChecks opens and closes the Services' health-check ports as they come and
+// go.
+func (h *health) serveChecks(ctx context.Context) error {
+	open := map[uint16]context.CancelFunc{}
+	group := errgroup.Group{}
+	defer func() { _ = group.Wait() }()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		h.mu.Lock()
+		checks := h.checks
+		h.mu.Unlock()
+		for port := range checks {
+			if open[port] == nil {
+				child, cancel := context.WithCancel(ctx)
+				open[port] = cancel
+				group.Go(func() error {
+					return h.listen(child, net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))), h.checkHandler(port))
+				})
+			}
+		}
+		for port, cancel := range open {
+			if _, wanted := checks[port]; !wanted {
+				cancel()
+				delete(open, port)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			for _, cancel := range open {
+				cancel()
+			}
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// checkHandler tells a load balancer whether this node has endpoints.
+func (h *health) checkHandler(port uint16) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		ok, _, _ := h.alive()
+		h.mu.Lock()
+		check := h.checks[port]
+		h.mu.Unlock()
+		status := http.StatusOK
+		if check.endpoints == 0 || !ok {
+			status = http.StatusServiceUnavailable
+		}
+		w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(check.endpoints))
+		writeJSON(w, status, map[string]any{
+			"service":        map[string]string{"namespace": check.namespace, "name": check.name},
+			"localEndpoints": check.endpoints, "serviceProxyHealthy": ok,
+		})
+	})
+}

@@ -1,0 +1,144 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
+)
+
+// MatchConntrackFlow lets netlink ask us while it walks the table.
+func (f udpFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	if flow.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	asked, ok1 := netip.AddrFromSlice(flow.Forward.DstIP)
+	answerer, ok2 := netip.AddrFromSlice(flow.Reverse.SrcIP)
+	return ok1 && ok2 && f.stale(Flow{
+		netip.AddrPortFrom(asked.Unmap(), flow.Forward.DstPort),
+		netip.AddrPortFrom(answerer.Unmap(), flow.Reverse.SrcPort),
+	})
+}
+
+// deleteStaleFlows answers how many there were.
+func deleteStaleFlows(f udpFlows) (uint, error) {
+	if len(f.services) == 0 {
+		return 0, nil
+	}
+	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, f)
+	if err != nil {
+		return n, fmt.Errorf("delete stale UDP flows: %w", err)
+	}
+	return n, nil
+}
+
+// localAddresses are the node's IPv4 addresses.
+func localAddresses() (ips []netip.Addr, err error) {
+	list, err := net.InterfaceAddrs()
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok {
+				ips = append(ips, ip)
+			}
+		}
+	}
+	return ips, err
+}
+
+// nodePortAddresses are those of local that the configuration wants NodePorts
+// at; nil means all.
+func nodePortAddresses(ranges []string, local []netip.Addr, primary netip.Addr) []netip.Addr {
+	if len(ranges) == 0 {
+		return nil
+	}
+	chosen := []netip.Addr{}
+	for _, ip := range local {
+		for _, r := range ranges {
+			if r == "primary" && ip == primary {
+				chosen = append(chosen, ip)
+				break
+			}
+			if p, err := netip.ParsePrefix(r); err == nil && p.Contains(ip) {
+				if p.Bits() == 0 {
+					return nil // all of them
+				}
+				chosen = append(chosen, ip)
+				break
+			}
+		}
+	}
+	return chosen
+}
+
+// setSysctls makes the kernel forward, and remember connections for as long as
+// upstream wants. What cannot be written is reported, not fatal: in a container
+// or a namespace some values belong to the whole machine.
+func setSysctls(c *kubeproxy.KubeProxyConfiguration) error {
+	want := map[string]int{"net/ipv4/ip_forward": 1}
+	if value(c.IPTables.LocalhostNodePorts) {
+		want["net/ipv4/conf/all/route_localnet"] = 1
+	}
+	t := c.Conntrack
+	seconds := func(name string, d time.Duration) {
+		if d > 0 {
+			want["net/netfilter/nf_conntrack_"+name] = int(d.Seconds())
+		}
+	}
+	established, closeWait := 24*time.Hour, time.Hour
+	if t.TCPEstablishedTimeout != nil {
+		established = t.TCPEstablishedTimeout.Duration
+	}
+	if t.TCPCloseWaitTimeout != nil {
+		closeWait = t.TCPCloseWaitTimeout.Duration
+	}
+	seconds("tcp_timeout_established", established)
+	seconds("tcp_timeout_close_wait", closeWait)
+	seconds("udp_timeout", t.UDPTimeout.Duration)
+	seconds("udp_timeout_stream", t.UDPStreamTimeout.Duration)
+	if t.TCPBeLiberal {
+		want["net/netfilter/nf_conntrack_tcp_be_liberal"] = 1
+	}
+	if perCore := int(valueOr(t.MaxPerCore, 32*1024)); perCore > 0 {
+		want["net/netfilter/nf_conntrack_max"] = max(perCore*runtime.NumCPU(), int(valueOr(t.Min, 128*1024)))
+	}
+	var errs []error
+	for name, v := range want {
+		errs = append(errs, setSysctl(name, v))
+	}
+	return errors.Join(errs...)
+}
+
+// setSysctl writes only what differs; the table's size is only ever raised.
+func setSysctl(name string, want int) error {
+	path := filepath.Join("/proc/sys", name)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("sysctl %s: %w", name, err)
+	}
+	have, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	if have == want || strings.HasSuffix(name, "_max") && have > want {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(want)), 0o644); err != nil {
+		return fmt.Errorf("sysctl %s=%d: %w", name, want, err)
+	}
+	return nil
+}
+
+// bridgeNetfilter says whether bridged packets pass iptables. Without it a pod
+// that reaches another pod of the same node by a Service address gets answers
+// from an address that it never asked.
+func bridgeNetfilter() bool {
+	text, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
+	return err == nil && strings.TrimSpace(string(text)) == "1"
+}

@@ -1,0 +1,319 @@
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"sort"
+	"strings"
+)
+
+// Rules is a whole configuration as text: table → chain → its rules in the form
+// that iptables-restore reads. Same state, same text: comparing is all it takes
+// to know what to write.
+type Rules map[string]map[string]string
+
+// tables in the order in which they are written.
+var tables = []string{"filter", "nat", "mangle"}
+
+// Chains that always exist. Upstream: kubernetes pkg/proxy/iptables/proxier.go
+const (
+	servicesChain         = "KUBE-SERVICES"
+	externalServicesChain = "KUBE-EXTERNAL-SERVICES"
+	nodePortsChain        = "KUBE-NODEPORTS"
+	postroutingChain      = "KUBE-POSTROUTING"
+	markMasqChain         = "KUBE-MARK-MASQ"
+	forwardChain          = "KUBE-FORWARD"
+	firewallChain         = "KUBE-PROXY-FIREWALL"
+	martianChain          = "KUBE-FIREWALL"
+	canaryChain           = "KUBE-PROXY-CANARY"
+)
+
+// portChains are the prefixes of the chains that come and go with Services.
+var portChains = []string{"KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-"}
+
+// jump leads from a chain of the kernel's into one of ours.
+type jump struct{ table, from, to, match string }
+
+// jumps are inserted at the top of their chains, so in each chain the last of
+// them ends up first.
+var jumps = []jump{
+	{"filter", "INPUT", externalServicesChain, `-m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals"`},
+	{"filter", "INPUT", nodePortsChain, `-m comment --comment "kubernetes health check service ports"`},
+	{"filter", "INPUT", firewallChain, `-m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall"`},
+	{"filter", "FORWARD", externalServicesChain, `-m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals"`},
+	{"filter", "FORWARD", servicesChain, `-m conntrack --ctstate NEW -m comment --comment "kubernetes service portals"`},
+	{"filter", "FORWARD", forwardChain, `-m comment --comment "kubernetes forwarding rules"`},
+	{"filter", "FORWARD", firewallChain, `-m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall"`},
+	{"filter", "OUTPUT", servicesChain, `-m conntrack --ctstate NEW -m comment --comment "kubernetes service portals"`},
+	{"filter", "OUTPUT", firewallChain, `-m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall"`},
+	{"nat", "PREROUTING", servicesChain, `-m comment --comment "kubernetes service portals"`},
+	{"nat", "OUTPUT", servicesChain, `-m comment --comment "kubernetes service portals"`},
+	{"nat", "POSTROUTING", postroutingChain, `-m comment --comment "kubernetes postrouting rules"`},
+}
+
+// martianJumps are needed only with LocalhostNodePorts.
+var martianJumps = []jump{
+	{"filter", "INPUT", martianChain, ""},
+	{"filter", "OUTPUT", martianChain, ""},
+}
+
+// RuleOptions is what rules depend on beside the state.
+type RuleOptions struct {
+	// LocalMatch matches traffic that comes from pods of this cluster (of this
+	// node), as "-s 10.244.0.0/16" or "-i cni0"; empty: cannot be told.
+	LocalMatch    string
+	MasqueradeAll bool
+	MasqueradeBit int
+	RandomFully   bool // MASQUERADE knows --random-fully
+	TCPBeLiberal  bool
+	// LocalhostNodePorts also serves NodePorts at 127.0.0.1.
+	LocalhostNodePorts bool
+	// NodeIP is the node's primary address.
+	NodeIP netip.Addr
+	// NodePortAddresses are the node's addresses that NodePorts are served at;
+	// nil: all of them.
+	NodePortAddresses []netip.Addr
+}
+
+// mark is the bit that says "masquerade me", as value/mask.
+func (o RuleOptions) mark() string {
+	return fmt.Sprintf("%#x/%#[1]x", 1<<o.MasqueradeBit)
+}
+
+// part is what one Service port, or the frame, adds to one chain.
+type part struct{ table, chain, text string }
+
+// renderer collects the parts of one port.
+type renderer struct {
+	RuleOptions
+	parts []part
+	text  map[part]*strings.Builder // of parts (without their text), while they grow
+}
+
+// Render writes the state as rules.
+func Render(state State, options RuleOptions) Rules {
+	return new(Renderer).Render(state, options)
+}
+
+// Renderer is Render with a memory: a port that has not changed keeps its text.
+// With thousands of Services that is nearly all of them, nearly always.
+type Renderer struct {
+	options RuleOptions
+	ports   map[string]rendered // by name and protocol
+}
+
+type rendered struct {
+	port  ServicePort
+	parts []part
+}
+
+// Render writes the state as rules.
+func (r *Renderer) Render(state State, options RuleOptions) Rules {
+	if !reflect.DeepEqual(r.options, options) {
+		r.options, r.ports = options, nil
+	}
+	ports := make(map[string]rendered, len(state.Ports))
+	all := newCollection()
+	all.add(collect(options, func(r *renderer) { r.renderFrame() }))
+	for i := range state.Ports {
+		p := &state.Ports[i]
+		key := p.Name.String() + "/" + p.Protocol
+		known, ok := r.ports[key]
+		if !ok || !known.port.equal(p) {
+			known = rendered{*p, collect(options, func(r *renderer) { r.renderPort(p) })}
+		}
+		ports[key] = known
+		all.add(known.parts)
+	}
+	all.add(collect(options, func(r *renderer) { r.renderNodePortsJump() }))
+	r.ports = ports
+	return all.rules()
+}
+
+func collect(options RuleOptions, render func(*renderer)) []part {
+	r := &renderer{RuleOptions: options, text: map[part]*strings.Builder{}}
+	render(r)
+	for i, p := range r.parts {
+		r.parts[i].text = r.text[p].String()
+	}
+	return r.parts
+}
+
+// collection puts parts together: most chains are one part's alone, and their
+// text is not even copied; a few, like KUBE-SERVICES, grow with every port.
+type collection struct {
+	alone  Rules
+	shared map[string]map[string]*strings.Builder
+}
+
+func newCollection() *collection {
+	c := &collection{Rules{}, map[string]map[string]*strings.Builder{}}
+	for _, table := range tables {
+		c.alone[table], c.shared[table] = map[string]string{}, map[string]*strings.Builder{}
+	}
+	return c
+}
+
+func (c *collection) add(parts []part) {
+	for _, p := range parts {
+		if b := c.shared[p.table][p.chain]; b != nil {
+			b.WriteString(p.text)
+			continue
+		}
+		first, again := c.alone[p.table][p.chain]
+		if !again {
+			c.alone[p.table][p.chain] = p.text
+			continue
+		}
+		b := &strings.Builder{}
+		b.WriteString(first)
+		b.WriteString(p.text)
+		c.shared[p.table][p.chain] = b
+	}
+}
+
+func (c *collection) rules() Rules {
+	for table, chains := range c.shared {
+		for chain, text := range chains {
+			c.alone[table][chain] = text.String()
+		}
+	}
+	return c.alone
+}
+
+// chain makes sure that a chain exists, be it empty.
+func (r *renderer) chain(table, chain string) *strings.Builder {
+	p := part{table: table, chain: chain}
+	if r.text[p] == nil {
+		r.parts = append(r.parts, p)
+		r.text[p] = &strings.Builder{}
+	}
+	return r.text[p]
+}
+
+// rule appends to a chain. Parts are joined by spaces; empty ones vanish.
+func (r *renderer) rule(table, chain string, parts ...string) {
+	text := r.chain(table, chain)
+	text.WriteString("-A ")
+	text.WriteString(chain)
+	for _, part := range parts {
+		if part != "" {
+			text.WriteByte(' ')
+			text.WriteString(part)
+		}
+	}
+	text.WriteByte('\n')
+}
+
+func comment(text string) string { return `-m comment --comment "` + text + `"` }
+
+// renderFrame is what does not depend on any Service.
+func (r *renderer) renderFrame() {
+	for _, table := range tables {
+		// One rule, so that a flush is noticed and not only a lost chain.
+		r.rule(table, canaryChain, comment("gone when somebody flushes the tables"))
+	}
+	for _, chain := range []string{servicesChain, externalServicesChain, nodePortsChain, firewallChain} {
+		r.chain("filter", chain)
+	}
+	r.chain("nat", servicesChain)
+	r.chain("nat", nodePortsChain)
+
+	r.rule("nat", markMasqChain, "-j MARK --or-mark", fmt.Sprintf("%#x", 1<<r.MasqueradeBit))
+	r.rule("nat", postroutingChain, "-m mark ! --mark", r.mark(), "-j RETURN")
+	// The mark has done its work; off with it, so that a packet that passes here
+	// twice (a tunnel's inside and outside) is not masqueraded twice.
+	r.rule("nat", postroutingChain, "-j MARK --xor-mark", fmt.Sprintf("%#x", 1<<r.MasqueradeBit))
+	random := ""
+	if r.RandomFully {
+		random = "--random-fully"
+	}
+	r.rule("nat", postroutingChain, comment("kubernetes service traffic requiring SNAT"), "-j MASQUERADE", random)
+
+	if !r.TCPBeLiberal {
+		// Answers that connection tracking cannot place would leave with the pod's
+		// own address, and the client would reset the connection.
+		r.rule("filter", forwardChain, "-m conntrack --ctstate INVALID -j DROP")
+	}
+	r.rule("filter", forwardChain, comment("kubernetes forwarding rules"), "-m mark --mark", r.mark(), "-j ACCEPT")
+	r.rule("filter", forwardChain, comment("kubernetes forwarding conntrack rule"), "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+	if r.LocalhostNodePorts {
+		// route_localnet is on, so the kernel no longer drops martians: we must
+		// (CVE-2020-8558).
+		r.rule("filter", martianChain, comment("block incoming localnet connections"),
+			"-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP")
+	}
+}
+
+// renderNodePortsJump is the last rule of KUBE-SERVICES: a Service address that
+// is an address of the node, too, must find its own rule first.
+func (r *renderer) renderNodePortsJump() {
+	const note = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
+	if r.NodePortAddresses != nil {
+		for _, ip := range r.NodePortAddresses {
+			if !ip.IsLoopback() || r.LocalhostNodePorts {
+				r.rule("nat", servicesChain, comment(note), "-d", ip.String(), "-j", nodePortsChain)
+			}
+		}
+		return
+	}
+	notLocalhost := "! -d 127.0.0.0/8"
+	if r.LocalhostNodePorts {
+		notLocalhost = ""
+	}
+	r.rule("nat", servicesChain, comment(note), "-m addrtype --dst-type LOCAL", notLocalhost, "-j", nodePortsChain)
+}
+
+// restoreText is iptables-restore's input that leads from have to want: chains
+// whose text differs, chains to remove, jumps that are missing. It is empty if
+// nothing is to be done.
+func restoreText(have, want Rules, missing []jump) string {
+	var text strings.Builder
+	for _, table := range tables {
+		var changed, gone []string
+		for chain, rules := range want[table] {
+			if old, ok := have[table][chain]; !ok || old != rules {
+				changed = append(changed, chain)
+			}
+		}
+		for chain := range have[table] {
+			if _, ok := want[table][chain]; !ok {
+				gone = append(gone, chain)
+			}
+		}
+		var enter []jump
+		for _, j := range missing {
+			if j.table == table {
+				enter = append(enter, j)
+			}
+		}
+		if len(changed)+len(gone)+len(enter) > 0 {
+			sort.Strings(changed)
+			sort.Strings(gone)
+			writeTable(&text, table, want[table], changed, gone, enter)
+		}
+	}
+	return text.String()
+}
+
+// writeTable: naming a chain makes it, or empties it; only an empty one that
+// nobody jumps to can be removed, so that comes last.
+func writeTable(text *strings.Builder, table string, rules map[string]string, changed, gone []string, enter []jump) {
+	fmt.Fprintf(text, "*%s\n", table)
+	for _, list := range [][]string{changed, gone} {
+		for _, chain := range list {
+			fmt.Fprintf(text, ":%s - [0:0]\n", chain)
+		}
+	}
+	for _, j := range enter {
+		fmt.Fprintf(text, "-I %s %s\n", j.from, strings.TrimSpace(j.match+" -j "+j.to))
+	}
+	for _, chain := range changed {
+		text.WriteString(rules[chain])
+	}
+	for _, chain := range gone {
+		fmt.Fprintf(text, "-X %s\n", chain)
+	}
+	text.WriteString("COMMIT\n")
+}

@@ -1,0 +1,329 @@
+package proxy
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// State is everything a backend needs to know, sorted, for one address family.
+type State struct {
+	Ports []ServicePort
+}
+
+// PortName identifies a Service port.
+type PortName struct{ Namespace, Name, Port string }
+
+// String is how rules' comments and names spell it: default/web:http.
+func (n PortName) String() string {
+	if n.Port == "" {
+		return n.Namespace + "/" + n.Name
+	}
+	return n.Namespace + "/" + n.Name + ":" + n.Port
+}
+
+// ServicePort is one port of one Service, with the endpoints that this node
+// sends its traffic to.
+type ServicePort struct {
+	Name     PortName
+	Protocol string // tcp, udp
+
+	// Ways in.
+	ClusterIP       netip.Addr
+	Port            uint16
+	NodePort        uint16 // 0: none
+	ExternalIPs     []netip.Addr
+	LoadBalancerIPs []netip.Addr
+	SourceRanges    []netip.Prefix // who may use LoadBalancerIPs; empty: everybody
+
+	// Ways out.
+	InternalLocal   bool // internalTrafficPolicy: Local
+	ExternalLocal   bool // externalTrafficPolicy: Local
+	AffinitySeconds int  // 0: no session affinity
+	Cluster         []Endpoint
+	Local           []Endpoint // of Cluster's kind, on this node
+
+	HealthCheckNodePort uint16
+}
+
+// Endpoint is one backend that may be chosen.
+type Endpoint struct {
+	Address netip.AddrPort
+	IsLocal bool
+}
+
+// Internal answers who gets traffic for the cluster IP, External for all others.
+func (p *ServicePort) Internal() []Endpoint { return p.choose(p.InternalLocal) }
+func (p *ServicePort) External() []Endpoint { return p.choose(p.ExternalLocal) }
+
+// equal says whether two ports lead to the same rules.
+func (p *ServicePort) equal(o *ServicePort) bool {
+	return p.Name == o.Name && p.Protocol == o.Protocol && p.ClusterIP == o.ClusterIP && p.Port == o.Port && p.NodePort == o.NodePort &&
+		p.InternalLocal == o.InternalLocal && p.ExternalLocal == o.ExternalLocal && p.AffinitySeconds == o.AffinitySeconds &&
+		p.HealthCheckNodePort == o.HealthCheckNodePort && slices.Equal(p.ExternalIPs, o.ExternalIPs) &&
+		slices.Equal(p.LoadBalancerIPs, o.LoadBalancerIPs) && slices.Equal(p.SourceRanges, o.SourceRanges) &&
+		slices.Equal(p.Cluster, o.Cluster) && slices.Equal(p.Local, o.Local)
+}
+
+func (p *ServicePort) choose(local bool) []Endpoint {
+	if local {
+		return p.Local
+	}
+	return p.Cluster
+}
+
+// IsExternal says whether there is any way in but the cluster IP.
+func (p *ServicePort) IsExternal() bool {
+	return p.NodePort != 0 || len(p.ExternalIPs) > 0 || len(p.LoadBalancerIPs) > 0
+}
+
+// Node is what the state depends on of the node that it is for.
+type Node struct {
+	Name string
+	Zone string
+}
+
+// NewState decides what should be. Objects that are none of ours are skipped:
+// headless Services, ExternalNames, those of another proxy.
+func NewState(node Node, services []*corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) State {
+	byService := map[string][]*discoveryv1.EndpointSlice{}
+	for _, s := range endpointSlices {
+		if s.AddressType == discoveryv1.AddressTypeIPv4 {
+			key := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
+			byService[key] = append(byService[key], s)
+		}
+	}
+	var state State
+	for _, service := range services {
+		if !isOurs(service) {
+			continue
+		}
+		for i := range service.Spec.Ports {
+			if p, ok := newServicePort(service, &service.Spec.Ports[i]); ok {
+				candidates := findCandidates(node, p, byService[service.Namespace+"/"+service.Name])
+				p.selectEndpoints(node, candidates)
+				state.Ports = append(state.Ports, p)
+			}
+		}
+	}
+	slices.SortFunc(state.Ports, func(a, b ServicePort) int {
+		return cmp.Or(strings.Compare(a.Name.Namespace, b.Name.Namespace), strings.Compare(a.Name.Name, b.Name.Name),
+			strings.Compare(a.Name.Port, b.Name.Port), strings.Compare(a.Protocol, b.Protocol))
+	})
+	return state
+}
+
+// serviceProxyName is the label that gives a Service to somebody else.
+const serviceProxyName = "service.kubernetes.io/service-proxy-name"
+
+func isOurs(s *corev1.Service) bool {
+	_, foreign := s.Labels[serviceProxyName]
+	return !foreign && s.Spec.Type != corev1.ServiceTypeExternalName &&
+		s.Spec.ClusterIP != "" && s.Spec.ClusterIP != corev1.ClusterIPNone
+}
+
+// newServicePort copies what the rules need; false if it is of another family or
+// of a protocol that we do not speak.
+//
+// Simplified: SCTP is left out, as it is from the kernels we run on.
+func newServicePort(s *corev1.Service, port *corev1.ServicePort) (ServicePort, bool) {
+	p := ServicePort{
+		Name:     PortName{s.Namespace, s.Name, port.Name},
+		Protocol: strings.ToLower(string(cmp.Or(port.Protocol, corev1.ProtocolTCP))),
+		Port:     uint16(port.Port), NodePort: uint16(port.NodePort),
+		InternalLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
+		ExternalLocal: s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+		ExternalIPs:   addresses(s.Spec.ExternalIPs),
+	}
+	for _, ip := range append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...) {
+		if a, err := netip.ParseAddr(ip); err == nil && a.Is4() {
+			p.ClusterIP = a
+			break
+		}
+	}
+	if !p.ClusterIP.IsValid() || p.Protocol != "tcp" && p.Protocol != "udp" {
+		return p, false
+	}
+	for _, ingress := range s.Status.LoadBalancer.Ingress {
+		// Mode Proxy: the load balancer rewrites the address itself, and its
+		// health checks must not be short-circuited here.
+		if ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP {
+			p.LoadBalancerIPs = append(p.LoadBalancerIPs, addresses([]string{ingress.IP})...)
+		}
+	}
+	for _, r := range s.Spec.LoadBalancerSourceRanges {
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(r)); err == nil && prefix.Addr().Is4() {
+			p.SourceRanges = append(p.SourceRanges, prefix.Masked())
+		}
+	}
+	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		p.AffinitySeconds = int(corev1.DefaultClientIPServiceAffinitySeconds)
+		if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+			p.AffinitySeconds = int(*c.ClientIP.TimeoutSeconds)
+		}
+	}
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && p.ExternalLocal {
+		p.HealthCheckNodePort = uint16(s.Spec.HealthCheckNodePort)
+	}
+	return p, true
+}
+
+// addresses keeps the IPv4 ones.
+func addresses(texts []string) (ips []netip.Addr) {
+	for _, text := range texts {
+		if ip, err := netip.ParseAddr(text); err == nil && ip.Is4() {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
+// candidate is an endpoint with what decides whether it is chosen.
+type candidate struct {
+	Endpoint
+	ready, serving, terminating bool
+	zones, nodes                []string // hints; nil: none given
+}
+
+// findCandidates collects a port's endpoints from all slices, each address once.
+// While an endpoint moves from slice to slice it may be in two; ready wins.
+func findCandidates(node Node, p ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []candidate {
+	found := map[netip.AddrPort]candidate{}
+	for _, slice := range endpointSlices {
+		for _, port := range slice.Ports {
+			if port.Port == nil || value(port.Name) != p.Name.Port ||
+				strings.ToLower(string(valueOr(port.Protocol, corev1.ProtocolTCP))) != p.Protocol {
+				continue
+			}
+			for i := range slice.Endpoints {
+				c, ok := newCandidate(node, &slice.Endpoints[i], uint16(*port.Port))
+				if old, again := found[c.Address]; ok && (!again || !old.ready && c.ready) {
+					found[c.Address] = c
+				}
+			}
+		}
+	}
+	list := make([]candidate, 0, len(found))
+	for _, c := range found {
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b candidate) int { return a.Address.Compare(b.Address) })
+	return list
+}
+
+// newCandidate reads one endpoint. Nobody may lead a Service's traffic to
+// loopback, link-local or multicast addresses: from the node that would reach
+// what only the node itself should (CVE-2021-25737).
+func newCandidate(node Node, e *discoveryv1.Endpoint, port uint16) (candidate, bool) {
+	if len(e.Addresses) == 0 {
+		return candidate{}, false
+	}
+	ip, err := netip.ParseAddr(e.Addresses[0]) // the others are not for proxies
+	if err != nil || !ip.Is4() || !ip.IsGlobalUnicast() {
+		return candidate{}, false
+	}
+	c := candidate{
+		Endpoint:    Endpoint{netip.AddrPortFrom(ip, port), node.Name != "" && value(e.NodeName) == node.Name},
+		ready:       valueOr(e.Conditions.Ready, true),
+		terminating: value(e.Conditions.Terminating),
+	}
+	c.serving = valueOr(e.Conditions.Serving, c.ready)
+	if e.Hints != nil {
+		for _, z := range e.Hints.ForZones {
+			c.zones = append(c.zones, z.Name)
+		}
+		for _, n := range e.Hints.ForNodes {
+			c.nodes = append(c.nodes, n.Name)
+		}
+	}
+	return c, true
+}
+
+// selectEndpoints chooses: those that are ready; if none is, those that still
+// serve while they terminate, since an answer from a pod that is leaving is
+// better than none. Hints then narrow the choice, unless they would leave nothing.
+//
+// Upstream: kubernetes pkg/proxy/topology.go CategorizeEndpoints
+func (p *ServicePort) selectEndpoints(node Node, all []candidate) {
+	pick := func(local bool) []Endpoint {
+		var ready, leaving []candidate
+		for _, c := range all {
+			switch {
+			case local && !c.IsLocal:
+			case c.ready:
+				ready = append(ready, c)
+			case c.serving && c.terminating:
+				leaving = append(leaving, c)
+			}
+		}
+		if len(ready) == 0 {
+			ready = leaving
+		}
+		if !local {
+			ready = hinted(node, ready)
+		}
+		chosen := make([]Endpoint, 0, len(ready))
+		for _, c := range ready {
+			chosen = append(chosen, c.Endpoint)
+		}
+		return chosen
+	}
+	p.Cluster = pick(false)
+	if p.InternalLocal || p.ExternalLocal {
+		p.Local = pick(true)
+	}
+}
+
+// hinted keeps the endpoints meant for our node or our zone. A single endpoint
+// without a hint means that hints are being rolled out or taken back: then they
+// count for nobody.
+func hinted(node Node, all []candidate) []candidate {
+	for _, by := range []struct {
+		ours  string
+		hints func(candidate) []string
+	}{
+		{node.Name, func(c candidate) []string { return c.nodes }},
+		{node.Zone, func(c candidate) []string { return c.zones }},
+	} {
+		var kept []candidate
+		complete := by.ours != ""
+		for _, c := range all {
+			complete = complete && len(by.hints(c)) > 0
+			if slices.Contains(by.hints(c), by.ours) {
+				kept = append(kept, c)
+			}
+		}
+		if complete && len(kept) > 0 {
+			return kept
+		}
+	}
+	return all
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+func valueOr[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+// Summary is one line for people.
+func (s State) Summary() string {
+	endpoints := 0
+	for i := range s.Ports {
+		endpoints += len(s.Ports[i].Cluster)
+	}
+	return fmt.Sprintf("%d Service ports, %d endpoints", len(s.Ports), endpoints)
+}

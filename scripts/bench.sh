@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Figures of this machine, all in one run, so that they can be compared with
+# each other. Absolute times of a shared machine mean little; ratios mean more.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export TINYKUBE_DIR=${TINYKUBE_DIR:-/var/lib/tinykube-bench}
+bin=$PWD/bin/tinykube
+work=$(mktemp -d)
+trap '"$bin" down >/dev/null; rm -rf "$work"' EXIT
+now() { date +%s.%N; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }'; }
+
+echo "== From nothing to a cluster (3 nodes)"
+start=$(now)
+"$bin" up --nodes 3 --api-port 26443 --publish 28080:30080 | grep '✓'
+printf 'tinykube up, until DNS answers on every node: %s s\n' "$(since "$start")"
+
+echo; echo "== From kubectl apply to an answer (podinfo: frontend, DNS, Service, backend)"
+cp -R examples/demo "$work/app"; cp -R internal/payload/data/manifests/podinfo/webapp "$work/app/"
+start=$(now)
+"$bin" kubectl apply -k "$work/app" >/dev/null
+printf 'kubectl apply returned after %s s\n' "$(since "$start")"
+until curl -fsS --max-time 5 -d x http://127.0.0.1:28080/api/echo >/dev/null 2>&1; do sleep 0.1; done
+printf 'the first answer came after %s s (podinfo declares initialDelaySeconds: 5)\n' "$(since "$start")"
+"$bin" kubectl create deployment quick --image=tinykube.local/podinfo:6.9.2 --replicas=1 >/dev/null
+start=$(now)
+"$bin" kubectl rollout status deployment/quick --timeout=60s >/dev/null
+printf 'a Deployment without probes was available after %s s\n' "$(since "$start")"
+start=$(now)
+"$bin" kubectl scale deployment/quick --replicas=50 >/dev/null
+"$bin" kubectl rollout status deployment/quick --timeout=300s >/dev/null
+printf '50 replicas of it on two workers after %s s\n' "$(since "$start")"
+"$bin" kubectl delete deployment quick --wait=true >/dev/null
+
+echo; echo "== Resident memory, MiB (shared pages of the one binary count in each process)"
+for group in $(sed -n 's/.*"CgroupRoot": "\(.*\)".*/\1/p' "$TINYKUBE_DIR"/nodes/*/spec.json); do
+	for mount in /sys/fs/cgroup /sys/fs/cgroup/pids; do
+		if [ -d "$mount$group" ]; then find "$mount$group" -name cgroup.procs -exec cat {} + | sort -un; fi
+	done
+done | while read -r pid; do
+	[ -r "/proc/$pid/status" ] || continue # ended meanwhile
+	name=$(tr '\0' ' ' <"/proc/$pid/cmdline" | awk '{ n = split($1, a, "/"); p = a[n]; print (p == "tinykube" ? "tinykube " $2 : p) }')
+	awk -v name="$name" '/^RssAnon/ { anon = $2 } /^VmRSS/ { rss = $2 } END { printf "%-34s %7.1f %7.1f\n", name, rss / 1024, anon / 1024 }' "/proc/$pid/status"
+done | awk 'BEGIN { printf "%-34s %5s %7s %7s\n", "program", "count", "RSS", "private" }
+	{ k = $1 (NF > 3 ? " " $2 : ""); n[k]++; r[k] += $(NF-1); a[k] += $NF }
+	END { for (k in n) printf "%-34s %5d %7.1f %7.1f\n", k, n[k], r[k] / n[k], a[k] / n[k] }' | sort
+
+"$bin" down
+trap 'rm -rf "$work"' EXIT
+
+echo; echo "== API server beside raw etcd and a bare TLS handler"
+go test -run '^$' -bench . -benchtime "${BENCHTIME:-2s}" ./apiserver/bench/...
+echo; echo "== Scheduler"
+go test -run '^$' -bench . -benchtime 1x ./scheduler/...
+echo; echo "== Services as rules"
+go test -run '^$' -bench . -benchtime 5x ./proxy/... ./cni/...
