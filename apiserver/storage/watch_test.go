@@ -200,6 +200,8 @@ func TestEtcdKilled(t *testing.T) {
 	item := must(maps.Create(ctx, "default/a", configMap("a", "1")))(t)
 	watcher := must(maps.Watch(ctx, WatchOptions{Row: mapsRow, ResourceVersion: FormatVersion(item.Revision)}))(t)
 	defer watcher.Stop()
+	// Reads of "any version" answer from what has arrived: let the object arrive before etcd goes.
+	must(maps.Get(ctx, "default/a", FormatVersion(item.Revision)))(t)
 	etcd.Kill()
 	if _, err := maps.Update(ctx, "default/a", set("2")); !apierrors.IsTimeout(err) {
 		t.Errorf("a write without etcd: %v, want Timeout", err)
