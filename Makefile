@@ -39,7 +39,9 @@ deps: ## install the system packages that are missing (Debian, Ubuntu; as root)
 	@scripts/deps.sh
 
 # What of the main module has changed is Go's to know, so it is asked every time.
-build: $(DATA)/built ## build bin/tinykube with everything in it
+# The payload's modules are built two at a time: one downloads or links while another compiles.
+build: ## build bin/tinykube with everything in it
+	@$(MAKE) --no-print-directory -j2 payload
 	$(GO) build -ldflags '$(LDFLAGS) $(KUBECTL_LDFLAGS)' -o $(BIN)/tinykube ./cmd/tinykube
 	@ls -l $(BIN)/tinykube | awk '{printf "bin/tinykube: %.1f MB\n", $$5/1e6}'
 
@@ -95,7 +97,7 @@ $(PARTS)/tools.commands: $(TOOLS_SOURCES)
 	{ awk '$$1 ~ /u-root\/cmds\// {print $$1}' payload/tools/go.mod; printf '%s\n' $(TOOLS_OURS); cat payload/tools/aliases; } > $@
 $(PARTS)/tools: $(PARTS)/tools.commands $(TOOLS_SOURCES) $(PARTS)/go-version
 	rm -rf $@.src
-	cd payload/tools && GOFLAGS=-buildvcs=false $(GO) tool makebb -o $(CURDIR)/$@ -gen-dir $(CURDIR)/$@.src \
+	cd payload/tools && $(GO) tool makebb -o $(CURDIR)/$@ -gen-dir $(CURDIR)/$@.src \
 		$$(awk '$$1 ~ /u-root\/cmds\// {print $$1}' go.mod) $(addprefix ./,$(TOOLS_OURS)) > $(CURDIR)/$@.log || { cat $(CURDIR)/$@.log; exit 1; }
 	rm -rf $@.src
 

@@ -4,7 +4,7 @@ package image
 // node or nowhere.
 const (
 	Pause   = "tinykube.local/pause:3.10"
-	CoreDNS = "tinykube.local/coredns:v1.15.0"
+	CoreDNS = "tinykube.local/coredns:v1.14.2"
 	Podinfo = "tinykube.local/podinfo:6.9.2"
 	Tools   = "tinykube.local/tools:v1"
 

@@ -5,7 +5,10 @@
 // its sed-templated ancestor and what a cluster's administrator usually adds: stub zones, rewrites, static hosts,
 // templates.
 //
-// Upstream: coredns@v1.15.0 coredns.go, plugin.cfg.
+// The version is the one that kubeadm v1.36 installs; go.mod raises what it shares with our own programs to the same
+// versions, so that a cold build compiles client-go once.
+//
+// Upstream: coredns@v1.14.2 coredns.go, plugin.cfg.
 package main
 
 import (
@@ -59,8 +62,8 @@ import (
 // a query, so the upstream list is filtered, never rewritten; a Corefile that names one of these is refused with
 // CoreDNS's own "Unknown directive".
 var leftOut = []string{
-	"geoip", "proxyproto", "quic", "grpc_server", "https", "https3", "multisocket", "trace", "shed", "siit",
-	"tsig", "dnssec", "dynupdate", "route53", "azure", "clouddns", "auto", "secondary", "etcd", "grpc", "on", "sign", "nomad",
+	"geoip", "proxyproto", "quic", "grpc_server", "https", "https3", "multisocket", "trace", "dnstap", "tsig",
+	"dnssec", "route53", "azure", "clouddns", "auto", "secondary", "etcd", "grpc", "on", "sign", "nomad",
 }
 
 func main() {
