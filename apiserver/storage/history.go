@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"sort"
 	"sync"
 	"time"
 )
@@ -60,16 +59,6 @@ func (h *history) append(c *change) {
 // before cannot mistake new changes for its own.
 func (h *history) reset(revision int64) {
 	h.first, h.changes, h.floor = h.end()+1, nil, revision
-}
-
-// after returns the number of the first change after revision, and whether all
-// of those are still known.
-func (h *history) after(revision int64) (uint64, bool) {
-	if revision < h.floor {
-		return 0, false
-	}
-	i := sort.Search(len(h.changes), func(i int) bool { return h.changes[i].revision > revision })
-	return h.first + uint64(i), true
 }
 
 // from returns up to limit changes beginning with number.

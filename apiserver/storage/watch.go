@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"fmt"
+	"sort"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/fields"
@@ -109,13 +110,8 @@ func (t *Table) join(w *Watcher, o WatchOptions, revision int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !o.Initial && revision > 0 {
-		number, ok := t.events.after(revision)
-		if !ok {
-			return expired(fmt.Sprintf("too old resource version: %d (%d)", revision, t.events.floor))
-		}
-		if number < t.events.end() {
-			w.pending = number
-			w.bell <- struct{}{}
+		if err := w.replay(&t.events, revision); err != nil {
+			return err
 		}
 	}
 	if o.Initial {
@@ -128,6 +124,21 @@ func (t *Table) join(w *Watcher, o WatchOptions, revision int64) error {
 		t.watchers[w.interest] = set
 	}
 	set[w] = struct{}{}
+	return nil
+}
+
+// replay puts the cursor of a watcher that has seen everything up to revision
+// on the first change after it, and rings if there is one. If some of those
+// changes are forgotten, it says so: a gap would go unnoticed for ever.
+func (w *Watcher) replay(past *history, revision int64) error {
+	if revision < past.floor {
+		return expired(fmt.Sprintf("too old resource version: %d (%d)", revision, past.floor))
+	}
+	unseen := sort.Search(len(past.changes), func(i int) bool { return past.changes[i].revision > revision })
+	if unseen < len(past.changes) {
+		w.pending = past.first + uint64(unseen)
+		w.ring()
+	}
 	return nil
 }
 
