@@ -136,6 +136,7 @@ test: lint build e2e labs ## all that must be true of every commit: vet, staticc
 
 test-all: test e2e-containerd ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime
 	$(GO) test -tags mutants -timeout 20m ./labs/grade
+	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
 	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
 
 sizes: ## lines of each folder beside its budget

@@ -14,14 +14,21 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"tinykube/apiserver/storage/embedded"
 )
 
-// dirVariable makes the test binary an etcd.
-const dirVariable = "TINYKUBE_ETCDTEST_DIR"
+const (
+	// dirVariable makes the test binary an etcd.
+	dirVariable = "TINYKUBE_ETCDTEST_DIR"
+	// clusterVariable makes that a member: "its number/how many@address".
+	clusterVariable = "TINYKUBE_ETCDTEST_CLUSTER"
+	// syncVariable lets it wait for the disk.
+	syncVariable = "TINYKUBE_ETCDTEST_SYNC"
+)
 
 var enabled bool
 
@@ -39,15 +46,27 @@ func Main(m *testing.M, afterwards ...func()) {
 		}
 		os.Exit(code)
 	}
-	etcd, err := embedded.Start(context.Background(), embedded.Config{Dir: dir, NoSync: true})
+	endpoint, err := serve(dir)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(etcd.Endpoint)
+	fmt.Println(endpoint)
 	// The parent holds the other end: when it is gone, so are we.
 	io.Copy(io.Discard, os.Stdin)
 	os.Exit(0)
+}
+
+// serve runs etcd: alone, or as a member of a Cluster.
+func serve(dir string) (endpoint string, err error) {
+	if cluster := os.Getenv(clusterVariable); cluster != "" {
+		return startMember(dir, cluster)
+	}
+	etcd, err := embedded.Start(context.Background(), embedded.Config{Dir: dir, NoSync: os.Getenv(syncVariable) == ""})
+	if err != nil {
+		return "", err
+	}
+	return etcd.Endpoint, nil
 }
 
 // Process is an etcd that can be killed.
@@ -57,10 +76,15 @@ type Process struct {
 }
 
 // Start runs etcd on the data in dir until the test ends or Kill.
-func Start(t testing.TB, dir string) *Process {
+func Start(t testing.TB, dir string) *Process { return start(t, dir) }
+
+// StartSync is Start with an etcd that waits for its disk, as a real one does.
+func StartSync(t testing.TB, dir string) *Process { return start(t, dir, syncVariable+"=yes") }
+
+func start(t testing.TB, dir string, environment ...string) *Process {
 	t.Helper()
 	p := &Process{cmd: exec.Command(os.Args[0])}
-	p.cmd.Env = append(os.Environ(), dirVariable+"="+dir)
+	p.cmd.Env = append(append(os.Environ(), dirVariable+"="+dir), environment...)
 	p.cmd.Stderr = os.Stderr
 	if _, err := p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -96,6 +120,13 @@ func CPUTime(pid int) time.Duration {
 	system, _ := strconv.Atoi(fields[12])
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
+
+// Pause stops the process where it is; nothing tells its peers. Resume lets it
+// go on, at a later time than it thinks.
+func (p *Process) Pause() { p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume ends a Pause.
+func (p *Process) Resume() { p.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Kill is kill -9.
 func (p *Process) Kill() {
