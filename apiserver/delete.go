@@ -46,9 +46,9 @@ func (s *Server) delete(q *request) error {
 	if err != nil {
 		return err
 	}
-	if !removed || q.row.Strategy.GracePeriod != nil {
+	if !removed || q.row.Strategy.ReturnsDeleted {
 		code := http.StatusOK
-		if !removed && hasCollectorFinalizer(obj) {
+		if !removed && options.OrphanDependents != nil && !*options.OrphanDependents {
 			code = http.StatusAccepted
 		}
 		return q.sendItem(code, item)
@@ -93,7 +93,9 @@ func (s *Server) planRemoval(q *request, obj resources.Object) (*storage.Change,
 // mark writes into an object that it is to be deleted, and reports whether
 // nothing stands in the way of removing it now.
 func (q *request) mark(obj resources.Object, options *metav1.DeleteOptions) (remove bool) {
-	propagate(obj, options, q.row.Strategy.OrphanByDefault)
+	if !q.row.Strategy.NoDependents {
+		propagate(obj, options, q.row.Strategy.OrphanByDefault)
+	}
 	grace := int64(0)
 	if q.row.Strategy.GracePeriod != nil {
 		grace = q.row.Strategy.GracePeriod(obj, options)
@@ -172,10 +174,6 @@ func propagate(obj resources.Object, options *metav1.DeleteOptions, orphanByDefa
 
 func isCollectorFinalizer(name string) bool {
 	return name == metav1.FinalizerOrphanDependents || name == metav1.FinalizerDeleteDependents
-}
-
-func hasCollectorFinalizer(obj resources.Object) bool {
-	return slices.ContainsFunc(obj.GetFinalizers(), isCollectorFinalizer)
 }
 
 // preconditions protect a delete from hitting the successor of what was meant.

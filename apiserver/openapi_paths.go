@@ -154,7 +154,11 @@ func (p *pathBuilder) addRow(row *resources.Row) {
 			op.RequestBody = body(&metav1.DeleteOptions{})
 			p.put(collection, "delete", op, shared)
 		case "delete":
-			op := p.operation(row, "delete", "delete", scope, row.Kind, &metav1.Status{}, optionsParameters[metav1.DeleteOptions]()...)
+			var deleted any = &metav1.Status{}
+			if row.Strategy.ReturnsDeleted {
+				deleted = row.New()
+			}
+			op := p.operation(row, "delete", "delete", scope, row.Kind, deleted, optionsParameters[metav1.DeleteOptions]()...)
 			op.RequestBody = body(&metav1.DeleteOptions{})
 			p.put(one, "delete", op, item)
 		default:

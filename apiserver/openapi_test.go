@@ -74,7 +74,13 @@ func (d document) operations(t *testing.T) map[string]any {
 				Kind        *metav1.GroupVersionKind `json:"x-kubernetes-group-version-kind"`
 				Parameters  []struct{ Name string }
 				RequestBody struct{ Content map[string]any }
-				Responses   map[string]any
+				Responses   map[string]struct {
+					Content map[string]struct {
+						Schema struct {
+							Ref string `json:"$ref"`
+						}
+					}
+				}
 			}
 			if err := json.Unmarshal(raw, &op); err != nil {
 				t.Fatal(err)
@@ -83,8 +89,8 @@ func (d document) operations(t *testing.T) map[string]any {
 			for _, p := range append(op.Parameters, shared...) {
 				names = append(names, p.Name)
 			}
-			for code := range op.Responses {
-				codes = append(codes, code)
+			for code, response := range op.Responses {
+				codes = append(codes, code+" "+response.Content["application/json"].Schema.Ref)
 			}
 			for m := range op.RequestBody.Content {
 				media = append(media, m)

@@ -73,8 +73,11 @@ func (q *request) listOptions() (*metav1.ListOptions, error) {
 	if err := metav1.Convert_url_Values_To_v1_ListOptions(&query, o, nil); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	// A watch says so by its parameter; the rules differ.
+	// A watch says so by its parameter, or by its path; the rules differ.
 	o.Watch = q.verb == "watch"
+	if o.Watch && q.name != "" && o.FieldSelector == "" {
+		o.FieldSelector = "metadata.name=" + q.name
+	}
 	internal := &internalversion.ListOptions{
 		Watch: o.Watch, AllowWatchBookmarks: o.AllowWatchBookmarks, SendInitialEvents: o.SendInitialEvents,
 		ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,

@@ -49,6 +49,12 @@ func parseTarget(r *http.Request) target {
 	}
 	t.isResource = true
 	t.verb = verbOf[r.Method]
+	// Before watch was a parameter it was a part of the path; that is still
+	// served, and says "watch" also of one object.
+	oldWatch := parts[0] == "watch" && len(parts) > 1 && t.verb == "get"
+	if oldWatch {
+		t.verb, parts = "watch", parts[1:]
+	}
 	// "namespaces/x/pods" is about pods; "namespaces/x" and its subresources
 	// are about the namespace, which is then its own scope.
 	if parts[0] == "namespaces" && len(parts) > 1 {
@@ -68,7 +74,7 @@ func parseTarget(r *http.Request) target {
 			t.rest += "/"
 		}
 	}
-	if t.name == "" {
+	if t.name == "" && !oldWatch {
 		t.collection(r)
 	}
 	return t

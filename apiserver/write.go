@@ -66,7 +66,7 @@ func (s *Server) createObject(q *request, obj resources.Object) (*storage.Item, 
 		return nil, err
 	}
 	if strategy.Warnings != nil {
-		for _, warning := range strategy.Warnings(obj) {
+		for _, warning := range strategy.Warnings(obj, nil) {
 			q.warn(warning)
 		}
 	}
@@ -304,7 +304,7 @@ func (s *Server) planUpdate(q *request, current *storage.Item, obj, old resource
 		return nil, err
 	}
 	if q.row.Strategy.Warnings != nil && q.subresource == "" {
-		for _, warning := range q.row.Strategy.Warnings(obj) {
+		for _, warning := range q.row.Strategy.Warnings(obj, old) {
 			q.warn(warning)
 		}
 	}

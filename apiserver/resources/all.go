@@ -96,6 +96,12 @@ func (r *Row) named(rule func(string) []string) *Row {
 	return r
 }
 
+// returnsDeleted answers a DELETE with what was deleted.
+func (r *Row) returnsDeleted() *Row {
+	r.Strategy.ReturnsDeleted = true
+	return r
+}
+
 // validatesStatus gives a row a check of what is written to /status.
 func (r *Row) validatesStatus(check func(obj, old Object) field.ErrorList) *Row {
 	r.Strategy.ValidateStatus = check

@@ -21,7 +21,7 @@ func appsRows() []*Row {
 			Strategy: lifecycle(true).
 				afterCreate(on(func(ds *appsv1.DaemonSet) { setTemplateGeneration(ds, max(templateGeneration(ds), 1)) })).
 				afterUpdate(onUpdate(countTemplates)),
-		}).prints(daemonSetColumns, cells(daemonSetCells)).
+		}).prints(daemonSetColumns, cells(daemonSetCells)).warns(onChange(false, daemonSetAdvice)).
 			validates(check(validation.DaemonSet), checkUpdate(validation.DaemonSetUpdate)),
 		kind[appsv1.Deployment, appsv1.DeploymentList](Row{
 			ShortNames: names("deploy"), Categories: all, Namespaced: true, Status: true,
@@ -31,7 +31,7 @@ func appsRows() []*Row {
 			Strategy: lifecycle(true).
 				afterUpdate(onUpdate(countDeploymentAnnotations)).
 				afterStatus(onUpdate(func(d, old *appsv1.Deployment) { d.Labels = old.Labels })),
-		}).prints(deploymentColumns, cells(deploymentCells)).
+		}).prints(deploymentColumns, cells(deploymentCells)).warns(onChange(true, deploymentAdvice)).
 			validates(check(validation.Deployment), checkUpdate(validation.DeploymentUpdate)).
 			validatesStatus(checkUpdate(validation.DeploymentStatusUpdate)),
 		kind[appsv1.ReplicaSet, appsv1.ReplicaSetList](Row{
@@ -43,7 +43,7 @@ func appsRows() []*Row {
 			SelectableFields: selectable(func(rs *appsv1.ReplicaSet) fields.Set {
 				return fields.Set{"status.replicas": strconv.Itoa(int(rs.Status.Replicas))}
 			}),
-		}).prints(replicaSetColumns, cells(replicaSetCells)).
+		}).prints(replicaSetColumns, cells(replicaSetCells)).warns(onChange(true, replicaSetAdvice)).
 			validates(check(validation.ReplicaSet), checkUpdate(validation.ReplicaSetUpdate)).
 			validatesStatus(checkUpdate(validation.ReplicaSetStatusUpdate)),
 		kind[appsv1.StatefulSet, appsv1.StatefulSetList](Row{
@@ -52,7 +52,7 @@ func appsRows() []*Row {
 				return &s.Spec.Replicas, s.Status.Replicas, s.Spec.Selector
 			}),
 			Strategy: lifecycle(true),
-		}).prints(statefulSetColumns, cells(statefulSetCells)).
+		}).prints(statefulSetColumns, cells(statefulSetCells)).warns(statefulSetAdvice).
 			validates(check(validation.StatefulSet), checkUpdate(validation.StatefulSetUpdate)),
 	)
 }
@@ -70,7 +70,7 @@ func replicationControllerRow() *Row {
 		SelectableFields: selectable(func(rc *corev1.ReplicationController) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(rc.Status.Replicas))}
 		}),
-	}).prints(replicaSetColumns, cells(replicationControllerCells)).
+	}).prints(replicaSetColumns, cells(replicationControllerCells)).warns(onChange(true, replicationControllerAdvice)).
 		validates(check(validation.ReplicationController), nil)
 }
 

@@ -16,7 +16,7 @@ func batchRows() []*Row {
 		kind[batchv1.CronJob, batchv1.CronJobList](Row{
 			ShortNames: names("cj"), Categories: all, Namespaced: true, Status: true,
 			Strategy: lifecycle(true),
-		}).prints(cronJobColumns, cells(cronJobCells)).
+		}).prints(cronJobColumns, cells(cronJobCells)).warns(onChange(true, cronJobAdvice)).
 			named(validation.CronJobName).
 			validates(check(validation.CronJob), checkUpdate(validation.CronJobUpdate)),
 		kind[batchv1.Job, batchv1.JobList](Row{
@@ -27,7 +27,7 @@ func batchRows() []*Row {
 			SelectableFields: selectable(func(j *batchv1.Job) fields.Set {
 				return fields.Set{"status.successful": strconv.Itoa(int(j.Status.Succeeded))}
 			}),
-		}).prints(jobColumns, cells(jobCells)).
+		}).prints(jobColumns, cells(jobCells)).warns(onChange(true, jobAdvice)).
 			validates(check(validation.Job), checkUpdate(validation.JobUpdate)),
 	)
 }

@@ -21,7 +21,7 @@ func coreRows() []*Row {
 			Prefix:     "services/endpoints",
 			Strategy:   Strategy{CreateOnUpdate: true},
 			Deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
-		}).prints(endpointsColumns, cells(endpointsCells)).
+		}).prints(endpointsColumns, cells(endpointsCells)).warns(always(validation.EndpointsWarnings)).
 			validates(check(validation.Endpoints), nil),
 		eventRow(),
 		kind[corev1.LimitRange, corev1.LimitRangeList](Row{
@@ -39,7 +39,7 @@ func coreRows() []*Row {
 					mirrorDataSource(&claim.Spec)
 				})).
 				afterUpdate(onUpdate(func(claim, _ *corev1.PersistentVolumeClaim) { mirrorDataSource(&claim.Spec) })),
-		}).prints(claimColumns, cells(claimCells)).
+		}).prints(claimColumns, cells(claimCells)).warns(always(validation.ClaimWarnings)).returnsDeleted().
 			validates(check(validation.PersistentVolumeClaim), checkUpdate(validation.PersistentVolumeClaimUpdate)),
 		kind[corev1.PersistentVolume, corev1.PersistentVolumeList](Row{
 			ShortNames: names("pv"), Status: true,
@@ -49,32 +49,32 @@ func coreRows() []*Row {
 					pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: &now}
 				})).
 				afterStatus(onUpdate(stampPhase)),
-		}).prints(volumeColumns, cells(volumeCells)).
+		}).prints(volumeColumns, cells(volumeCells)).warns(always(validation.VolumeWarnings)).returnsDeleted().
 			validates(check(validation.PersistentVolume), checkUpdate(validation.PersistentVolumeUpdate)),
 		podRow(),
 		kind[corev1.PodTemplate, corev1.PodTemplateList](Row{
 			Namespaced: true,
 			Strategy:   lifecycle(true),
-		}).prints(templateColumns, cells(podTemplateCells)),
+		}).prints(templateColumns, cells(podTemplateCells)).warns(onChange(false, podTemplateAdvice)).returnsDeleted(),
 		replicationControllerRow(),
 		kind[corev1.ResourceQuota, corev1.ResourceQuotaList](Row{
 			ShortNames: names("quota"), Namespaced: true, Status: true,
 			Strategy: lifecycle(false),
-		}).prints(quotaColumns, cells(quotaCells)).
+		}).prints(quotaColumns, cells(quotaCells)).returnsDeleted().
 			validates(check(validation.ResourceQuota), checkUpdate(validation.ResourceQuotaUpdate)),
 		kind[corev1.Secret, corev1.SecretList](Row{
 			Namespaced: true,
 			SelectableFields: selectable(func(s *corev1.Secret) fields.Set {
 				return fields.Set{"type": string(s.Type)}
 			}),
-		}).prints(secretColumns, cells(secretCells)).
+		}).prints(secretColumns, cells(secretCells)).warns(always(validation.SecretWarnings)).
 			validates(check(validation.Secret), checkUpdate(validation.SecretUpdate)),
 		kind[corev1.ServiceAccount, corev1.ServiceAccountList](Row{
 			ShortNames: names("sa"), Namespaced: true,
 			Subresources: []Subresource{
 				{Name: "token", Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest", Verbs: []string{"create"}},
 			},
-		}).prints(nameAndAgeColumns, nameAndAge),
+		}).prints(nameAndAgeColumns, nameAndAge).warns(serviceAccountAdvice).returnsDeleted(),
 		serviceRow(),
 	)
 }

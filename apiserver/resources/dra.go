@@ -18,12 +18,14 @@ const (
 // Simplified: no driver and no allocation here; a claim is never answered.
 func resourceRows() []*Row {
 	return group("resource.k8s.io", "v1",
-		kind[resourcev1.DeviceClass, resourcev1.DeviceClassList](Row{Plural: "deviceclasses", Strategy: lifecycle(true)}),
-		kind[resourcev1.ResourceClaim, resourcev1.ResourceClaimList](Row{Namespaced: true, Status: true, Strategy: lifecycle(false)}).
-			prints(deviceClaimColumns, cells(deviceClaimCells)),
-		kind[resourcev1.ResourceClaimTemplate, resourcev1.ResourceClaimTemplateList](Row{Namespaced: true}),
+		kind[resourcev1.DeviceClass, resourcev1.DeviceClassList](Row{Plural: "deviceclasses", Strategy: lifecycle(true)}).
+			prints(nameAndAgeColumns, nameAndAge).returnsDeleted(),
+		kind[resourcev1.ResourceClaim, resourcev1.ResourceClaimList](Row{Namespaced: true, Status: true, Strategy: lifecycle(false).keepsMetadata()}).
+			prints(deviceClaimColumns, cells(deviceClaimCells)).returnsDeleted(),
+		kind[resourcev1.ResourceClaimTemplate, resourcev1.ResourceClaimTemplateList](Row{Namespaced: true}).
+			prints(nameAndAgeColumns, nameAndAge).returnsDeleted(),
 		kind[resourcev1.ResourceSlice, resourcev1.ResourceSliceList](Row{Strategy: lifecycle(true)}).
-			prints(deviceSliceColumns, cells(deviceSliceCells)),
+			prints(deviceSliceColumns, cells(deviceSliceCells)).returnsDeleted(),
 	)
 }
 

@@ -15,7 +15,7 @@ import (
 func eventRow() *Row {
 	return kind[corev1.Event, corev1.EventList](Row{
 		ShortNames: names("ev"), Namespaced: true,
-		Strategy:         Strategy{CreateOnUpdate: true},
+		Strategy:         Strategy{CreateOnUpdate: true, NoDependents: true},
 		SelectableFields: selectable(eventFields),
 	}).prints(eventColumns, cells(eventCells)).
 		validates(check(validation.Event), nil)
@@ -30,7 +30,7 @@ func eventsRows() []*Row {
 				From:                 func(stored Object) Object { return eventView(stored.(*corev1.Event)) },
 				To:                   func(view Object) Object { return eventStored(view.(*eventsv1.Event)) },
 			},
-			Strategy: Strategy{CreateOnUpdate: true},
+			Strategy: Strategy{CreateOnUpdate: true, NoDependents: true},
 			SelectableFields: selectable(func(e *eventsv1.Event) fields.Set {
 				set := eventFields(eventStored(e))
 				for name, value := range set {

@@ -78,6 +78,16 @@ func (s Strategy) afterStatus(f func(obj, old Object)) Strategy {
 	return s
 }
 
+// keepsMetadata lets a status write change none of the metadata.
+func (s Strategy) keepsMetadata() Strategy {
+	return s.afterStatus(func(obj, old Object) {
+		obj.SetLabels(old.GetLabels())
+		obj.SetAnnotations(old.GetAnnotations())
+		obj.SetFinalizers(old.GetFinalizers())
+		obj.SetOwnerReferences(old.GetOwnerReferences())
+	})
+}
+
 func fieldOf(obj Object, name string) reflect.Value {
 	return reflect.ValueOf(obj).Elem().FieldByName(name)
 }

@@ -18,7 +18,7 @@ func networkingRows() []*Row {
 			Plural: "ingresses", ShortNames: names("ing"), Namespaced: true, Status: true,
 			Prefix:   "ingress",
 			Strategy: lifecycle(true),
-		}).prints(ingressColumns, cells(ingressCells)).
+		}).prints(ingressColumns, cells(ingressCells)).warns(onCreate(validation.IngressWarnings)).
 			validates(check(validation.Ingress), nil),
 		kind[networkingv1.IPAddress, networkingv1.IPAddressList](Row{
 			Plural: "ipaddresses", ShortNames: names("ip"),
@@ -28,10 +28,10 @@ func networkingRows() []*Row {
 		kind[networkingv1.NetworkPolicy, networkingv1.NetworkPolicyList](Row{
 			Plural: "networkpolicies", ShortNames: names("netpol"), Namespaced: true,
 			Strategy: lifecycle(true),
-		}).prints(networkPolicyColumns, cells(networkPolicyCells)).
+		}).prints(networkPolicyColumns, cells(networkPolicyCells)).warns(always(validation.NetworkPolicyWarnings)).
 			validates(check(validation.NetworkPolicy), nil),
 		kind[networkingv1.ServiceCIDR, networkingv1.ServiceCIDRList](Row{
-			Status: true, Strategy: lifecycle(false),
+			Status: true, Strategy: lifecycle(false).keepsMetadata(),
 		}).prints(serviceCIDRColumns, cells(serviceCIDRCells)).
 			validates(check(validation.ServiceCIDR), checkUpdate(validation.ServiceCIDRUpdate)),
 	)

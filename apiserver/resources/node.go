@@ -25,7 +25,7 @@ func nodeRow() *Row {
 		SelectableFields: selectable(func(n *corev1.Node) fields.Set {
 			return fields.Set{"spec.unschedulable": strconv.FormatBool(n.Spec.Unschedulable)}
 		}),
-	}).prints(nodeColumns, cells(nodeCells)).
+	}).prints(nodeColumns, cells(nodeCells)).warns(always(validation.NodeWarnings)).
 		validates(check(validation.Node), checkUpdate(validation.NodeUpdate)).
 		validatesStatus(checkUpdate(validation.NodeUpdate))
 }
@@ -36,7 +36,7 @@ func nodeRows() []*Row {
 		kind[nodev1.RuntimeClass, nodev1.RuntimeClassList](Row{
 			Plural:   "runtimeclasses",
 			Strategy: Strategy{CreateOnUpdate: true, RequireResourceVersion: true},
-		}).prints(runtimeClassColumns, cells(runtimeClassCells)).
+		}).prints(runtimeClassColumns, cells(runtimeClassCells)).warns(always(validation.RuntimeClassWarnings)).
 			validates(check(validation.RuntimeClass), checkUpdate(validation.RuntimeClassUpdate)),
 	)
 }

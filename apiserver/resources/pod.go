@@ -33,7 +33,7 @@ func podRow() *Row {
 		},
 		SelectableFields: selectable(podFields),
 		RowConditions:    podCompleted,
-	}).prints(podColumns, cells(podCells)).
+	}).prints(podColumns, cells(podCells)).warns(onCreate(validation.PodWarnings)).returnsDeleted().
 		validates(check(validation.Pod), checkUpdate(validation.PodUpdate)).
 		validatesStatus(checkUpdate(validation.PodStatusUpdate))
 }

@@ -104,8 +104,9 @@ type Strategy struct {
 	Validate       func(obj Object) field.ErrorList
 	ValidateUpdate func(obj, old Object) field.ErrorList
 	ValidateStatus func(obj, old Object) field.ErrorList
-	// Warnings are sent to the client in Warning headers.
-	Warnings func(obj Object) []string
+	// Warnings are sent to the client in Warning headers; old is nil for a new
+	// object.
+	Warnings func(obj, old Object) []string
 
 	// NameValidation returns what is wrong with a name (e.g.
 	// IsDNS1123Subdomain); nil means DNS-1123 subdomain.
@@ -123,6 +124,12 @@ type Strategy struct {
 	// OrphanByDefault is upstream's default propagation for old kinds; false
 	// means background.
 	OrphanByDefault bool
+	// NoDependents: nobody owns anything through this kind (events), so no
+	// policy of propagation applies.
+	NoDependents bool
+	// ReturnsDeleted answers a DELETE that removed the object with the object,
+	// not with a Status.
+	ReturnsDeleted bool
 }
 
 // GVK returns the row's group, version and kind.

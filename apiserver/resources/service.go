@@ -24,7 +24,7 @@ func serviceRow() *Row {
 		SelectableFields: selectable(func(svc *corev1.Service) fields.Set {
 			return fields.Set{"spec.clusterIP": svc.Spec.ClusterIP, "spec.type": string(svc.Spec.Type)}
 		}),
-	}).prints(serviceColumns, cells(serviceCells)).
+	}).prints(serviceColumns, cells(serviceCells)).warns(always(validation.ServiceWarnings)).returnsDeleted().
 		named(validation.ServiceName).
 		validates(check(validation.Service), checkUpdate(validation.ServiceUpdate))
 }

@@ -14,22 +14,22 @@ func storageRows() []*Row {
 				s.PrepareCreate = nil // upstream starts this kind's generation at 0
 				s.RequireResourceVersion = true
 			}),
-		}).prints(csiDriverColumns, cells(csiDriverCells)),
-		kind[storagev1.CSINode, storagev1.CSINodeList](Row{Strategy: needsVersion}).prints(csiNodeColumns, cells(csiNodeCells)),
+		}).prints(csiDriverColumns, cells(csiDriverCells)).returnsDeleted(),
+		kind[storagev1.CSINode, storagev1.CSINodeList](Row{Strategy: needsVersion}).prints(csiNodeColumns, cells(csiNodeCells)).returnsDeleted(),
 		kind[storagev1.CSIStorageCapacity, storagev1.CSIStorageCapacityList](Row{
 			Plural: "csistoragecapacities", Namespaced: true, Strategy: needsVersion,
 		}).prints(csiCapacityColumns, cells(csiCapacityCells)),
 		kind[storagev1.StorageClass, storagev1.StorageClassList](Row{
 			Plural: "storageclasses", ShortNames: names("sc"),
-		}).prints(storageClassColumns, cells(storageClassCells)).
+		}).prints(storageClassColumns, cells(storageClassCells)).warns(always(validation.StorageClassWarnings)).returnsDeleted().
 			validates(check(validation.StorageClass), checkUpdate(validation.StorageClassUpdate)),
 		kind[storagev1.VolumeAttachment, storagev1.VolumeAttachmentList](Row{
 			Status:   true,
-			Strategy: lifecycle(false).with(func(s *Strategy) { s.RequireResourceVersion = true }),
-		}).prints(attachmentColumns, cells(attachmentCells)).
+			Strategy: lifecycle(false).keepsMetadata().with(func(s *Strategy) { s.RequireResourceVersion = true }),
+		}).prints(attachmentColumns, cells(attachmentCells)).returnsDeleted().
 			validates(check(validation.VolumeAttachment), checkUpdate(validation.VolumeAttachmentUpdate)),
 		kind[storagev1.VolumeAttributesClass, storagev1.VolumeAttributesClassList](Row{
 			Plural: "volumeattributesclasses", ShortNames: names("vac"),
-		}).prints(attributesClassColumns, cells(attributesClassCells)),
+		}).prints(attributesClassColumns, cells(attributesClassCells)).returnsDeleted(),
 	)
 }
