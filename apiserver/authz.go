@@ -208,6 +208,10 @@ func aggregated(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole) []rbacv1.Po
 
 // ruleAllows is RBAC's one sentence: a rule allows what it lists, in every
 // respect; an empty list of names means any.
+//
+// LAB 06 rule: a rule that names paths is about paths, one that names resources
+// about those. "*" stands for any verb, group or resource, and at the end of a
+// path for the rest. Names narrow a rule to objects that the request names.
 func ruleAllows(rule *rbacv1.PolicyRule, t target) bool {
 	if !has(rule.Verbs, t.verb) {
 		return false
@@ -226,6 +230,10 @@ func has(list []string, value string) bool {
 	return slices.Contains(list, value) || slices.Contains(list, "*")
 }
 
+// ruleHasResource reports whether a list of resources has the one of a request.
+//
+// LAB 06 resource: "pods" is not "pods/log", nor the other way round. "*" is
+// every resource and subresource, "*/scale" this subresource of any resource.
 func ruleHasResource(list []string, t target) bool {
 	combined := t.resource
 	if t.subresource != "" {

@@ -37,6 +37,10 @@ const maxPatchOperations = 10000
 type patchFunc func(original []byte) ([]byte, error)
 
 // patch answers PATCH on an object or one of its subresources.
+//
+// LAB 03 patch: an apply patch has a function of its own, and so has the patch
+// of a scale. For the others: read the body, make a function of it, and let
+// updateObject call that with the present object, as often as it likes.
 func (s *Server) patch(q *request) error {
 	media := bodyMediaType(q.Request)
 	if types.PatchType(media) == types.ApplyYAMLPatchType {
@@ -63,6 +67,10 @@ func (s *Server) patch(q *request) error {
 }
 
 // patched applies a patch to an object and decodes what comes out.
+//
+// LAB 03 patched: old is shared with every reader of the cache, so decode into a
+// new object (patchInto does). It must be in the place that the request names,
+// and have the name that it had.
 func (q *request) patched(old resources.Object, apply patchFunc) (resources.Object, error) {
 	obj := q.row.New()
 	if err := q.patchInto(old, obj, apply, q.row.GVK()); err != nil {

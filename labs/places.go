@@ -37,6 +37,7 @@ var places = map[string]func(context.Context, *run) (*site, error){
 	"nothing":   nothing,
 	"network":   network,
 	"apiserver": apiserver,
+	"hollow":    hollow,
 	"cluster":   onCluster,
 }
 
@@ -82,39 +83,6 @@ func network(ctx context.Context, r *run) (*site, error) {
 	}
 	enter := []string{"nsenter", "--preserve-credentials", "-U", "-n", "-m", "--wd=" + r.scratch, "-t", strconv.Itoa(holder.Process.Pid)}
 	return &site{shell: append(enter, bash...), leave: leave}, nil
-}
-
-// apiserver is an API server alone, with the etcd that it brings.
-func apiserver(ctx context.Context, r *run) (*site, error) {
-	data, logFile := filepath.Join(r.scratch, "apiserver"), filepath.Join(r.scratch, "apiserver.log")
-	log, err := os.Create(logFile)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	server := exec.Command(r.Self, "kube-apiserver", "--bind-address=127.0.0.1", "--secure-port=0", "--etcd-data-dir="+data)
-	server.Stdout, server.Stderr = log, log
-	server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := server.Start(); err != nil {
-		return nil, err
-	}
-	leave := func(context.Context) error {
-		server.Process.Kill()
-		server.Wait() // killed: its error is that
-		return nil
-	}
-	kubeconfig := filepath.Join(data, "pki", "admin.conf")
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	for !answers(ctx, kubeconfig) {
-		if err := pause(ctx); err != nil {
-			leave(ctx) // cannot fail
-			said, _ := os.ReadFile(logFile)
-			return nil, fmt.Errorf("the API server did not become ready: %w\n%s", err, said)
-		}
-	}
-	return &site{shell: bash, leave: leave, env: []string{"KUBECONFIG=" + kubeconfig,
-		"ETCDCTL_ENDPOINTS=unix://" + filepath.Join(data, "etcd", "client.sock")}}, nil
 }
 
 // onCluster is a namespace of a whole cluster: of the one that is there, of

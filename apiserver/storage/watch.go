@@ -106,6 +106,10 @@ func (t *Table) Watch(ctx context.Context, o WatchOptions) (*Watcher, error) {
 
 // join registers the watcher and fixes where it starts, in one step: what is
 // not in Initial will ring its bell.
+//
+// LAB 04 join: hold the lock while you look and while you register, or a change
+// falls in between. Whoever comes with a revision replays what followed it (see
+// replay); whoever wants the present gets all of it, of one moment.
 func (t *Table) join(w *Watcher, o WatchOptions, revision int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -130,6 +134,10 @@ func (t *Table) join(w *Watcher, o WatchOptions, revision int64) error {
 // replay puts the cursor of a watcher that has seen everything up to revision
 // on the first change after it, and rings if there is one. If some of those
 // changes are forgotten, it says so: a gap would go unnoticed for ever.
+//
+// LAB 04 replay: changes are in the order of their revisions, and numbered from
+// first on. Everything above floor is there. What is asked for may be newer than
+// the newest, which is fine: then there is nothing to replay yet.
 func (w *Watcher) replay(past *history, revision int64) error {
 	if revision < past.floor {
 		return expired(fmt.Sprintf("too old resource version: %d (%d)", revision, past.floor))

@@ -238,8 +238,11 @@ func newLabGrade() *cobra.Command {
 			}
 			observe := func(grade.Outcome) {}
 			if !asJSON {
-				if len(unwritten) > 0 {
-					fmt.Printf("%s is not written yet: 0 of %d is what you should see now.\n\n", unwritten[0].Function, len(grade.Checks(args[0])))
+				for _, e := range unwritten {
+					fmt.Printf("%s is not written yet.\n", e.Function)
+				}
+				if len(unwritten) == len(found) {
+					fmt.Printf("0 of %d is what you should see now.\n\n", len(grade.Checks(args[0])))
 				}
 				observe = func(o grade.Outcome) { fmt.Print(o) }
 			}

@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +38,7 @@ type suite struct {
 	checks   []Check
 }
 
-var suites = map[string]suite{"01": store}
+var suites = map[string]suite{"01": store, "03": patch, "04": replay, "06": rights}
 
 // Checks lists the checks of a lab; none if it has no exercise.
 func Checks(number string) []Check { return suites[number].checks }
@@ -107,24 +106,30 @@ const checkTimeout = 20 * time.Second
 // Grade builds what is in dir and runs a lab's checks against it, telling
 // observe of each. A tree that does not compile is an error, not a score.
 func Grade(ctx context.Context, number, dir string, observe func(Outcome)) (*Result, error) {
-	return grade(ctx, number, dir, observe, true)
-}
-
-// grade tries every check, or only those that make sense.
-func grade(ctx context.Context, number, dir string, observe func(Outcome), sensible bool) (*Result, error) {
 	s, ok := suites[number]
 	if !ok {
 		return nil, fmt.Errorf("lab %s has no exercise", number)
 	}
+	bin, err := os.MkdirTemp("", "grade-bin-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(bin)
+	if err := build(ctx, dir, bin, s.programs); err != nil {
+		return nil, err
+	}
+	return judge(ctx, number, bin, observe, true)
+}
+
+// judge tries every check on programs, or only those that make sense.
+func judge(ctx context.Context, number, bin string, observe func(Outcome), sensible bool) (*Result, error) {
+	s := suites[number]
 	scratch, err := os.MkdirTemp("/tmp", "grade-") // sockets in it have short names
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(scratch)
-	b := &bench{scratch: scratch, bin: filepath.Join(scratch, "bin")}
-	if err := build(ctx, dir, b.bin, s.programs); err != nil {
-		return nil, err
-	}
+	b := &bench{scratch: scratch, bin: bin}
 	defer b.close()
 	broken := s.open(ctx, b)
 	result := &Result{Lab: number}

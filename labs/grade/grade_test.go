@@ -2,6 +2,7 @@ package grade
 
 import (
 	"os"
+	"slices"
 	"testing"
 
 	"tinykube"
@@ -19,6 +20,7 @@ func TestBlankScoresNothing(t *testing.T) {
 	if err := exercise.Write(tinykube.Source, dir+"/tree", all); err != nil {
 		t.Fatal(err)
 	}
+	bin := programs(t, dir+"/tree")
 	for number := range suites {
 		found, err := exercise.Find(tinykube.Source, number)
 		if err != nil || len(found) == 0 {
@@ -28,7 +30,7 @@ func TestBlankScoresNothing(t *testing.T) {
 			t.Errorf("lab %s: unwritten %v, %v; want %v", number, unwritten, err, found)
 		}
 		// Each check is tried, also those that another one stands in for.
-		result, err := grade(t.Context(), number, dir+"/tree", func(o Outcome) { t.Log("\n" + o.String()) }, false)
+		result, err := judge(t.Context(), number, bin, func(o Outcome) { t.Log("\n" + o.String()) }, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,20 +43,31 @@ func TestBlankScoresNothing(t *testing.T) {
 }
 
 func TestSolutionScoresAll(t *testing.T) {
+	bin := programs(t, "../..")
 	for number := range suites {
-		if result := graded(t, number, "../.."); !result.Full() || result.Points == 0 {
+		result, err := judge(t.Context(), number, bin, func(o Outcome) { t.Log("\n" + o.String()) }, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !result.Full() || result.Points == 0 {
 			t.Errorf("lab %s: %d of %d points", number, result.Score, result.Points)
 		}
 	}
 }
 
-func graded(t *testing.T, number, dir string) *Result {
+// programs builds once what all suites run.
+func programs(t *testing.T, dir string) string {
 	t.Helper()
-	result, err := Grade(t.Context(), number, dir, func(o Outcome) { t.Log("\n" + o.String()) })
-	if err != nil {
+	bin := t.TempDir()
+	var all []string
+	for _, s := range suites {
+		all = append(all, s.programs...)
+	}
+	slices.Sort(all)
+	if err := build(t.Context(), dir, bin, slices.Compact(all)); err != nil {
 		t.Fatal(err)
 	}
-	return result
+	return bin
 }
 
 // A tree that does not compile is told so, with the compiler's words.

@@ -46,6 +46,77 @@ var mutants = []struct {
 		"if err != nil && certain {\n\t\t\treturn nil, err", "if err != nil && certain {\n\t\t\treturn current, nil", "is refused: 409"},
 	{"01", "always writes", "apiserver/storage/write.go",
 		"value, same, err := t.prepare(current, change)", "value, _, err := t.prepare(current, change)\n\t\tsame := false", "writes nothing"},
+
+	{"03", "computes the new object once, and stores it whatever is there by then", "apiserver/patch.go",
+		"item, err := s.updateObject(q, func(old resources.Object) (resources.Object, error) {\n\t\treturn q.patched(old, apply)",
+		"var once resources.Object\n\titem, err := s.updateObject(q, func(old resources.Object) (resources.Object, error) {\n\t\tif once == nil {\n\t\t\tif once, err = q.patched(old, apply); err != nil {\n\t\t\t\treturn nil, err\n\t\t\t}\n\t\t}\n\t\tonce.SetResourceVersion(old.GetResourceVersion())\n\t\treturn once.DeepCopyObject().(resources.Object), nil",
+		"made again"},
+	{"03", "takes every patch for a merge patch", "apiserver/patch.go",
+		"apply, err := q.patchFunc(types.PatchType(media), data)", "apply, err := q.patchFunc(types.MergePatchType, data)", "by its name"},
+	{"03", "answers with what is there when the patch does not fit", "apiserver/patch.go",
+		"apply, q.row.GVK()); err != nil {\n\t\treturn nil, err", "apply, q.row.GVK()); err != nil {\n\t\treturn old, nil", "if a test fails"},
+	{"03", "forgets that apply is another thing", "apiserver/patch.go",
+		"if types.PatchType(media) == types.ApplyYAMLPatchType {\n\t\treturn s.apply(q)\n\t}", "", "remembers whose it is"},
+	{"03", "forgets that a scale is another thing", "apiserver/patch.go",
+		"if q.subresource == \"scale\" {\n\t\treturn s.patchScale(q, apply)\n\t}", "", "changes the replicas"},
+	{"03", "lets every patch win", "apiserver/patch.go",
+		"if obj.GetName() != old.GetName() {", "obj.SetResourceVersion(\"\")\n\tif obj.GetName() != old.GetName() {", "old resourceVersion"},
+	{"03", "believes the name in the patch", "apiserver/patch.go",
+		"if obj.GetName() != old.GetName() {", "if false {", "no other name"},
+	{"03", "decodes over the object that all readers share", "apiserver/patch.go",
+		"obj := q.row.New()\n\tif err := q.patchInto(old, obj,", "obj := old\n\tif err := q.patchInto(old, obj,", "nothing behind"},
+	{"03", "decodes into a copy of the old object", "apiserver/patch.go",
+		"obj := q.row.New()\n\tif err := q.patchInto(old, obj,", "obj := old.DeepCopyObject().(resources.Object)\n\tif err := q.patchInto(old, obj,", "no more"},
+
+	{"04", "begins with now", "apiserver/storage/watch.go",
+		"w.pending = past.first + uint64(unseen)\n\t\tw.ring()", "_ = unseen", "happened since"},
+	{"04", "does not ring", "apiserver/storage/watch.go",
+		"w.pending = past.first + uint64(unseen)\n\t\tw.ring()", "w.pending = past.first + uint64(unseen)", "happened since"},
+	{"04", "begins with the newest of what was missed", "apiserver/storage/watch.go",
+		"w.pending = past.first + uint64(unseen)", "w.pending = past.end() - 1", "happened since"},
+	{"04", "counts from the beginning of the list, not of time", "apiserver/storage/watch.go",
+		"w.pending = past.first + uint64(unseen)", "w.pending = uint64(unseen)", "happened since"},
+	{"04", "begins one too far", "apiserver/storage/watch.go",
+		"w.pending = past.first + uint64(unseen)", "w.pending = min(past.first+uint64(unseen)+1, past.end()-1)", "happened since"},
+	{"04", "registers only whoever has nothing to catch up with", "apiserver/storage/watch.go",
+		"if err := w.replay(&t.events, revision); err != nil {\n\t\t\treturn err\n\t\t}", "if err := w.replay(&t.events, revision); err != nil || w.pending != idle {\n\t\t\treturn err\n\t\t}", "miss nothing"},
+	{"04", "lets go of the lock between looking and registering", "apiserver/storage/watch.go",
+		"if o.Initial {\n\t\tw.InitialRevision", "t.mu.Unlock()\n\tpause(context.Background(), retryProgress)\n\tt.mu.Lock()\n\tif o.Initial {\n\t\tw.InitialRevision", "miss nothing"},
+	{"04", "turns out who was there before", "apiserver/storage/watch.go",
+		"set := t.watchers[w.interest]\n", "set := map[*Watcher]struct{}(nil)\n", "miss nothing"},
+	{"04", "does not register", "apiserver/storage/watch.go",
+		"set[w] = struct{}{}", "set[w] = struct{}{}\n\tdelete(set, w)", "told once"},
+	{"04", "replays what the state shows already", "apiserver/storage/watch.go",
+		"if !o.Initial && revision > 0 {", "if revision > 0 {", "what is there"},
+	{"04", "says nothing of what is forgotten", "apiserver/storage/watch.go",
+		"if revision < past.floor {", "if false {", "410"},
+	{"04", "is afraid of the floor", "apiserver/storage/watch.go",
+		"if revision < past.floor {", "if revision <= past.floor {", "just started"},
+	{"04", "replays only what is still there", "apiserver/storage/watch.go",
+		"now, before := w.shown(c.item), w.shown(c.old)", "now, before := w.shown(c.item), w.shown(c.old)\n\tif now == nil && w.table.Cached(c.key) == nil {\n\t\treturn Event{}, false\n\t}", "deletion"},
+
+	{"06", "forgets the group", "apiserver/authz.go",
+		"return has(rule.APIGroups, t.group) && ruleHasResource", "return ruleHasResource", "part of the name"},
+	{"06", "forgets the verb", "apiserver/authz.go",
+		"if !has(rule.Verbs, t.verb) {", "if false {", "403"},
+	{"06", "knows no *", "apiserver/authz.go",
+		"return has(rule.APIGroups, t.group) && ruleHasResource", "return slices.Contains(rule.APIGroups, t.group) && ruleHasResource", "any group"},
+	{"06", "takes a subresource for its resource", "apiserver/authz.go",
+		"return has(list, combined) ||", "return has(list, combined) || slices.Contains(list, t.resource) ||", "of its own"},
+	{"06", "takes pods/* for everything of pods", "apiserver/authz.go",
+		"return has(list, combined) ||", "return has(list, combined) || slices.Contains(list, t.resource+\"/*\") ||", "of its own"},
+	{"06", "forgets */scale", "apiserver/authz.go",
+		" || t.subresource != \"\" && slices.Contains(list, \"*/\"+t.subresource)", "", "of its own"},
+	{"06", "forgets the names", "apiserver/authz.go",
+		"(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, t.name))", "true", "narrow a rule"},
+	{"06", "takes a request without a name for one with any", "apiserver/authz.go",
+		"len(rule.ResourceNames) == 0 ||", "len(rule.ResourceNames) == 0 || t.name == \"\" ||", "narrow a rule"},
+	{"06", "takes * for any name", "apiserver/authz.go",
+		"slices.Contains(rule.ResourceNames, t.name)", "has(rule.ResourceNames, t.name)", "narrow a rule"},
+	{"06", "matches paths by their beginning", "apiserver/authz.go",
+		"return url == t.path || wild && strings", "return strings.HasPrefix(t.path, url) || wild && strings", "about paths"},
+	{"06", "lets rules about resources allow paths", "apiserver/authz.go",
+		"return url == t.path || wild && strings.HasPrefix(t.path, prefix)\n\t\t})", "return url == t.path || wild && strings.HasPrefix(t.path, prefix)\n\t\t}) || has(rule.Resources, \"*\")", "about paths"},
 }
 
 // Every mistake costs points, where it should; every check finds one.
@@ -79,7 +150,10 @@ func TestMutants(t *testing.T) {
 			if err := os.WriteFile(file, []byte(strings.Replace(string(content), mutant.old, mutant.new, 1)), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			result := graded(t, mutant.lab, dir)
+			result, err := Grade(t.Context(), mutant.lab, dir, func(o Outcome) { t.Log("\n" + o.String()) })
+			if err != nil {
+				t.Fatal(err)
+			}
 			for _, o := range result.Outcomes {
 				matrix += o.sign() + " "
 				useful[o.Name] = useful[o.Name] || !o.Passed && !o.Skipped
