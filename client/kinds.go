@@ -4,6 +4,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -60,6 +61,8 @@ var (
 	CronJobs                 = Kind[*batchv1.CronJob]{"batch", "v1", "CronJob", "cronjobs", true}
 	HorizontalPodAutoscalers = Kind[*autoscalingv2.HorizontalPodAutoscaler]{"autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true}
 	PodDisruptionBudgets     = Kind[*policyv1.PodDisruptionBudget]{"policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", true}
+
+	CertificateSigningRequests = Kind[*certificatesv1.CertificateSigningRequest]{"certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", false}
 
 	EndpointSlices  = Kind[*discoveryv1.EndpointSlice]{"discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true}
 	Leases          = Kind[*coordinationv1.Lease]{"coordination.k8s.io", "v1", "Lease", "leases", true}

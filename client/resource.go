@@ -88,7 +88,13 @@ func (r *Resource[T]) Update(ctx context.Context, obj T) (T, error) {
 
 // UpdateStatus is Update for the status subresource.
 func (r *Resource[T]) UpdateStatus(ctx context.Context, obj T) (T, error) {
-	return r.send(ctx, http.MethodPut, r.Path(obj.GetNamespace(), obj.GetName(), "status"), obj)
+	return r.UpdateSub(ctx, obj, "status")
+}
+
+// UpdateSub is Update for a subresource that takes and returns the object
+// itself, such as status or a namespace's finalize.
+func (r *Resource[T]) UpdateSub(ctx context.Context, obj T, subresource string) (T, error) {
+	return r.send(ctx, http.MethodPut, r.Path(obj.GetNamespace(), obj.GetName(), subresource), obj)
 }
 
 // Patch changes one object, or its subresource.

@@ -8,10 +8,12 @@ import (
 	"slices"
 
 	"tinykube/client"
+	"tinykube/controllers/certificates"
 	"tinykube/controllers/endpointslice"
 	"tinykube/controllers/harness"
 	"tinykube/controllers/nodeipam"
 	"tinykube/controllers/nodelifecycle"
+	"tinykube/controllers/serviceaccounttoken"
 )
 
 // Config says which controllers run, and how.
@@ -32,6 +34,9 @@ type Config struct {
 	TerminatedPodThreshold int
 	RootCA                 string // PEM; empty publishes nothing
 	GarbageCollector       bool
+	// TokenSigner signs tokens into Secrets; nil leaves such Secrets empty.
+	TokenSigner *serviceaccounttoken.Signer
+	Signing     certificates.SigningConfig
 }
 
 // Manager is the controller manager.

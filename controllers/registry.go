@@ -5,11 +5,17 @@ import (
 	"slices"
 	"strings"
 
+	"tinykube/controllers/bootstraptoken"
+	"tinykube/controllers/certificates"
+	"tinykube/controllers/clusterroleaggregation"
+	"tinykube/controllers/cronjob"
 	"tinykube/controllers/daemonset"
 	"tinykube/controllers/deployment"
+	"tinykube/controllers/disruption"
 	"tinykube/controllers/endpointslice"
 	"tinykube/controllers/garbagecollector"
 	"tinykube/controllers/harness"
+	"tinykube/controllers/job"
 	"tinykube/controllers/namespace"
 	"tinykube/controllers/nodeipam"
 	"tinykube/controllers/nodelifecycle"
@@ -17,7 +23,12 @@ import (
 	"tinykube/controllers/replicaset"
 	"tinykube/controllers/rootca"
 	"tinykube/controllers/serviceaccount"
+	"tinykube/controllers/serviceaccounttoken"
+	"tinykube/controllers/servicelb"
+	"tinykube/controllers/statefulset"
 	"tinykube/controllers/tainteviction"
+	"tinykube/controllers/ttl"
+	"tinykube/controllers/ttlafterfinished"
 )
 
 // entry is one controller that upstream has, under its name and the shorter
@@ -25,65 +36,85 @@ import (
 type entry struct {
 	name, alias string
 	register    func(*harness.Manager, *Config)
+	// optIn is not on by default: "*" does not mean it.
+	optIn bool
+}
+
+// plain is a controller that nothing has to be said to.
+func plain(name, alias string, register func(*harness.Manager)) entry {
+	return entry{name: name, alias: alias, register: func(m *harness.Manager, _ *Config) { register(m) }}
 }
 
 // registry lists the controllers in the order in which they register.
 //
 // Upstream: kubernetes/kubernetes cmd/kube-controller-manager/names/controller_names.go
 var registry = []entry{
-	{"namespace-controller", "namespace", func(m *harness.Manager, _ *Config) { namespace.Register(m) }},
-	{"serviceaccount-controller", "serviceaccount", func(m *harness.Manager, _ *Config) { serviceaccount.Register(m) }},
-	{"root-ca-certificate-publisher-controller", "root-ca-cert-publisher", func(m *harness.Manager, c *Config) {
+	{name: "serviceaccount-token-controller", alias: "serviceaccount-token", register: func(m *harness.Manager, c *Config) {
+		if c.TokenSigner != nil {
+			serviceaccounttoken.Register(m, c.TokenSigner, c.RootCA)
+		}
+	}},
+	plain("namespace-controller", "namespace", namespace.Register),
+	plain("serviceaccount-controller", "serviceaccount", serviceaccount.Register),
+	{name: "root-ca-certificate-publisher-controller", alias: "root-ca-cert-publisher", register: func(m *harness.Manager, c *Config) {
 		if c.RootCA != "" {
 			rootca.Register(m, c.RootCA)
 		}
 	}},
-	{"node-ipam-controller", "nodeipam", func(m *harness.Manager, c *Config) {
+
+	{name: "node-ipam-controller", alias: "nodeipam", register: func(m *harness.Manager, c *Config) {
 		if c.AllocateNodeCIDRs {
 			nodeipam.Register(m, c.NodeIPAM)
 		}
 	}},
-	{"node-lifecycle-controller", "nodelifecycle", func(m *harness.Manager, c *Config) { nodelifecycle.Register(m, c.NodeLifecycle) }},
-	{"taint-eviction-controller", "taint-eviction-controller", func(m *harness.Manager, _ *Config) { tainteviction.Register(m) }},
-	{"deployment-controller", "deployment", func(m *harness.Manager, _ *Config) { deployment.Register(m) }},
-	{"replicaset-controller", "replicaset", func(m *harness.Manager, _ *Config) { replicaset.Register(m) }},
-	{"daemonset-controller", "daemonset", func(m *harness.Manager, _ *Config) { daemonset.Register(m) }},
-	{"endpointslice-controller", "endpointslice", func(m *harness.Manager, c *Config) { endpointslice.Register(m, c.EndpointSlice) }},
-	{"endpoints-controller", "endpoint", func(m *harness.Manager, _ *Config) { endpointslice.RegisterEndpoints(m) }},
-	{"pod-garbage-collector-controller", "podgc", func(m *harness.Manager, c *Config) { podgc.Register(m, c.TerminatedPodThreshold) }},
+	{name: "node-lifecycle-controller", alias: "nodelifecycle", register: func(m *harness.Manager, c *Config) { nodelifecycle.Register(m, c.NodeLifecycle) }},
+	plain("taint-eviction-controller", "taint-eviction-controller", tainteviction.Register),
+	plain("ttl-controller", "ttl", ttl.Register),
+
+	plain("deployment-controller", "deployment", deployment.Register),
+	plain("replicaset-controller", "replicaset", replicaset.Register),
+	plain("replicationcontroller-controller", "replicationcontroller", replicaset.RegisterReplicationControllers),
+	plain("statefulset-controller", "statefulset", statefulset.Register),
+	plain("daemonset-controller", "daemonset", daemonset.Register),
+	plain("job-controller", "job", job.Register),
+	plain("cronjob-controller", "cronjob", cronjob.Register),
+	plain("ttl-after-finished-controller", "ttl-after-finished", ttlafterfinished.Register),
+	plain("disruption-controller", "disruption", disruption.Register),
+	{name: "pod-garbage-collector-controller", alias: "podgc", register: func(m *harness.Manager, c *Config) { podgc.Register(m, c.TerminatedPodThreshold) }},
+
+	{name: "endpointslice-controller", alias: "endpointslice", register: func(m *harness.Manager, c *Config) { endpointslice.Register(m, c.EndpointSlice) }},
+	plain("endpoints-controller", "endpoint", endpointslice.RegisterEndpoints),
+	plain("service-lb-controller", "service", servicelb.Register),
+
+	plain("clusterrole-aggregation-controller", "clusterrole-aggregation", clusterroleaggregation.Register),
+	plain("certificatesigningrequest-approving-controller", "csrapproving", certificates.RegisterApproving),
+	{name: "certificatesigningrequest-signing-controller", alias: "csrsigning", register: func(m *harness.Manager, c *Config) {
+		if len(c.Signing.CAs) > 0 {
+			certificates.RegisterSigning(m, c.Signing)
+		}
+	}},
+	plain("certificatesigningrequest-cleaner-controller", "csrcleaner", certificates.RegisterCleaning),
+	{name: "bootstrap-signer-controller", alias: "bootstrapsigner", optIn: true, register: func(m *harness.Manager, _ *Config) { bootstraptoken.RegisterSigner(m) }},
+	{name: "token-cleaner-controller", alias: "tokencleaner", optIn: true, register: func(m *harness.Manager, _ *Config) { bootstraptoken.RegisterCleaner(m) }},
+
 	// Last, so that it sees which kinds the others watch already.
-	{"garbage-collector-controller", "garbagecollector", func(m *harness.Manager, c *Config) {
+	{name: "garbage-collector-controller", alias: "garbagecollector", register: func(m *harness.Manager, c *Config) {
 		if c.GarbageCollector {
 			garbagecollector.Register(m)
 		}
 	}},
 
-	{name: "bootstrap-signer-controller", alias: "bootstrapsigner"},
-	{name: "certificatesigningrequest-approving-controller", alias: "csrapproving"},
-	{name: "certificatesigningrequest-cleaner-controller", alias: "csrcleaner"},
-	{name: "certificatesigningrequest-signing-controller", alias: "csrsigning"},
-	{name: "clusterrole-aggregation-controller", alias: "clusterrole-aggregation"},
-	{name: "cronjob-controller", alias: "cronjob"},
-	{name: "disruption-controller", alias: "disruption"},
 	{name: "endpointslice-mirroring-controller", alias: "endpointslicemirroring"},
 	{name: "ephemeral-volume-controller", alias: "ephemeral-volume"},
 	{name: "horizontal-pod-autoscaler-controller", alias: "horizontalpodautoscaling"},
-	{name: "job-controller", alias: "job"},
 	{name: "legacy-serviceaccount-token-cleaner-controller", alias: "legacy-service-account-token-cleaner"},
 	{name: "persistentvolume-attach-detach-controller", alias: "attachdetach"},
 	{name: "persistentvolume-binder-controller", alias: "persistentvolume-binder"},
 	{name: "persistentvolume-expander-controller", alias: "persistentvolume-expander"},
 	{name: "persistentvolume-protection-controller", alias: "pv-protection"},
 	{name: "persistentvolumeclaim-protection-controller", alias: "pvc-protection"},
-	{name: "replicationcontroller-controller", alias: "replicationcontroller"},
 	{name: "resourcequota-controller", alias: "resourcequota"},
 	{name: "service-cidr-controller", alias: "service-cidr-controller"},
-	{name: "service-lb-controller", alias: "service"},
-	{name: "serviceaccount-token-controller", alias: "serviceaccount-token"},
-	{name: "statefulset-controller", alias: "statefulset"},
-	{name: "token-cleaner-controller", alias: "tokencleaner"},
-	{name: "ttl-after-finished-controller", alias: "ttl-after-finished"},
-	{name: "ttl-controller", alias: "ttl"},
 	{name: "validatingadmissionpolicy-status-controller", alias: "validatingadmissionpolicy-status"},
 }
 
@@ -127,7 +158,7 @@ func (e entry) wanted(wanted []string) (on, explicit bool) {
 			return !strings.HasPrefix(w, "-"), true
 		}
 	}
-	return slices.Contains(wanted, "*"), false
+	return slices.Contains(wanted, "*") && !e.optIn, false
 }
 
 // Names lists the controllers that we have, for --help.

@@ -211,57 +211,6 @@ func TestNewPod(t *testing.T) {
 	}
 }
 
-func TestHistory(t *testing.T) {
-	ds := daemonSet("1", "0")
-	two := int32(2)
-	ds.Spec.RevisionHistoryLimit = &two
-	var owned []*appsv1.ControllerRevision
-	image := func(image string) {
-		ds.Spec.Template.Spec.Containers = []corev1.Container{{Name: "c", Image: image}}
-	}
-	keep := func() history {
-		h := makeHistory(ds, owned, nil)
-		if h.create {
-			owned = append(owned, h.current)
-		}
-		if h.update {
-			i := slices.IndexFunc(owned, func(r *appsv1.ControllerRevision) bool { return r.Name == h.current.Name })
-			owned[i] = h.current
-		}
-		owned = slices.DeleteFunc(owned, func(r *appsv1.ControllerRevision) bool {
-			return slices.ContainsFunc(h.remove, func(o *appsv1.ControllerRevision) bool { return o.Name == r.Name })
-		})
-		return h
-	}
-	image("v1")
-	first := keep()
-	if !first.create || first.current.Revision != 1 || first.current.Labels[hashLabel] == "" {
-		t.Fatalf("first: %+v", first)
-	}
-	if again := keep(); again.create || again.update || again.current.Name != first.current.Name {
-		t.Errorf("again: %+v", again)
-	}
-	image("v2")
-	if h := keep(); !h.create || h.current.Revision != 2 {
-		t.Errorf("second: %+v", h)
-	}
-	image("v1")
-	if h := keep(); h.create || !h.update || h.current.Revision != 3 || h.current.Name != first.current.Name {
-		t.Errorf("rollback: %+v", h)
-	}
-	for _, v := range []string{"v3", "v4", "v5"} {
-		image(v)
-		keep()
-	}
-	if len(owned) != 3 {
-		t.Errorf("%d revisions are left, want the current and two", len(owned))
-	}
-	// kubectl rollout undo applies a revision's data as a patch.
-	if data := string(first.current.Data.Raw); !strings.Contains(data, `"$patch":"replace"`) || !strings.Contains(data, `"image":"v1"`) {
-		t.Errorf("data %s", data)
-	}
-}
-
 func TestStatus(t *testing.T) {
 	ds := daemonSet("1", "0")
 	ds.Spec.MinReadySeconds = 10

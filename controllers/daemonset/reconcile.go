@@ -80,7 +80,7 @@ func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		return 0, err
 	}
 	hash, err := c.keepHistory(ctx, ds, selector, pods)
-	if errors.Is(err, errCollision) {
+	if errors.Is(err, harness.ErrCollision) {
 		return 0, c.countCollision(ctx, ds)
 	}
 	if err != nil {
@@ -104,51 +104,22 @@ func (c *controller) updateStatus(ctx context.Context, ds *appsv1.DaemonSet, sta
 	return err
 }
 
-// errCollision says that the name we want is another revision's.
-var errCollision = errors.New("hash collision")
-
 // keepHistory brings the ControllerRevisions up to date and returns the hash
 // of the current one.
 func (c *controller) keepHistory(ctx context.Context, ds *appsv1.DaemonSet, selector labels.Selector, pods []*corev1.Pod) (string, error) {
-	claims := harness.Claim(ds, selector, harness.Candidates(c.revisions, ds))
-	owned, err := harness.Settle(ctx, c.revisions, c.daemonSets, ds, claims)
+	inUse := map[string]bool{}
+	for _, pod := range pods {
+		inUse[pod.Labels[hashLabel]] = true
+	}
+	current, _, err := harness.KeepHistory(ctx, c.revisions, c.daemonSets, ds, harness.History{
+		Selector: selector, Template: &ds.Spec.Template, HashLabel: hashLabel,
+		Collisions: ds.Status.CollisionCount, Limit: ds.Spec.RevisionHistoryLimit,
+		InUse: func(revision *appsv1.ControllerRevision) bool { return inUse[revision.Labels[hashLabel]] },
+	})
 	if err != nil {
 		return "", err
 	}
-	h := makeHistory(ds, owned, pods)
-	if ds.DeletionTimestamp != nil {
-		return h.current.Labels[hashLabel], nil
-	}
-	switch {
-	case h.create:
-		err = c.createRevision(ctx, ds, h.current)
-	case h.update:
-		_, err = c.revisions.Update(ctx, h.current)
-	}
-	if err != nil {
-		return "", fmt.Errorf("revision %s: %w", h.current.Name, err)
-	}
-	for _, revision := range h.remove {
-		if err := c.revisions.Delete(ctx, revision, metav1.DeleteOptions{}); err != nil {
-			return "", fmt.Errorf("delete old revision %s: %w", revision.Name, err)
-		}
-	}
-	return h.current.Labels[hashLabel], nil
-}
-
-func (c *controller) createRevision(ctx context.Context, ds *appsv1.DaemonSet, revision *appsv1.ControllerRevision) error {
-	_, err := c.revisions.Create(ctx, revision)
-	if !apierrors.IsAlreadyExists(err) {
-		return err
-	}
-	there, liveErr := c.revisions.Live(ctx, revision.Namespace, revision.Name)
-	if liveErr != nil {
-		return liveErr
-	}
-	if metav1.IsControlledBy(there, ds) && sameData(there.Data.Raw, revision.Data.Raw) {
-		return errors.New("exists but is not in the cache yet")
-	}
-	return errCollision
+	return current.Labels[hashLabel], nil
 }
 
 // countCollision makes the next hash another one.

@@ -71,14 +71,14 @@ func New(shared *client.Client, clientFor func(account string) *client.Client, l
 }
 
 // Identity is the three names of a controller: its own, on the command line
-// and in logs; the service account in kube-system whose rights it has; and the
-// source that its events show.
+// and in logs; the service account in kube-system whose rights it has (none
+// means the manager's own); and the source that its events show.
 type Identity struct{ Name, Account, Source string }
 
 // Scope makes a controller's place.
 func (m *Manager) Scope(id Identity) *Scope {
 	s := &Scope{Name: id.Name, Client: m.shared, Log: m.log.With("component", id.Name), manager: m}
-	if m.clientFor != nil {
+	if m.clientFor != nil && id.Account != "" {
 		s.Client = m.clientFor(id.Account)
 	}
 	s.Events = client.NewRecorder(s.Client, id.Source, "", s.Log)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
 	"strconv"
 	"sync"
@@ -114,11 +113,9 @@ func (s *Store[T]) UpdateStatus(ctx context.Context, obj T) (T, error) {
 
 // UpdateSub is Update for another subresource that takes and returns the
 // object itself, such as a namespace's finalize.
-func (s *Store[T]) UpdateSub(ctx context.Context, obj T, subresource string) error {
+func (s *Store[T]) UpdateSub(ctx context.Context, obj T, subresource string) (T, error) {
 	s.count("update")
-	return s.client.DoInto(ctx, client.Request{
-		Method: http.MethodPut, Path: s.api.Path(obj.GetNamespace(), obj.GetName(), subresource),
-	}, obj, nil)
+	return s.remember(s.api.UpdateSub(ctx, obj, subresource))
 }
 
 // Patch changes an object or a subresource of it.

@@ -144,7 +144,7 @@ func (c *controller) finalize(ctx context.Context, namespace *corev1.Namespace) 
 	if len(updated.Spec.Finalizers) == len(namespace.Spec.Finalizers) {
 		return nil
 	}
-	if err := c.namespaces.UpdateSub(ctx, updated, "finalize"); ignoreMissing(err) != nil {
+	if _, err := c.namespaces.UpdateSub(ctx, updated, "finalize"); ignoreMissing(err) != nil {
 		return fmt.Errorf("finalize namespace %s: %w", namespace.Name, err)
 	}
 	c.Log.Info("Namespace is empty, let go", "key", namespace.Name)

@@ -18,38 +18,53 @@ import (
 
 const workers = 5
 
-type controller struct {
+// controller keeps the pods of owners of kind T, which it looks at as
+// ReplicaSets: a ReplicationController is one in other words.
+type controller[T client.Object] struct {
 	*harness.Scope
-	replicaSets *harness.Store[*appsv1.ReplicaSet]
-	pods        *harness.Store[*corev1.Pod]
+	owners *harness.Store[T]
+	pods   *harness.Store[*corev1.Pod]
+	view   func(T) *appsv1.ReplicaSet
+	// withStatus is a copy of an owner with another status.
+	withStatus func(T, appsv1.ReplicaSetStatus) T
+	siblings   func(*appsv1.ReplicaSet) []*corev1.Pod
 }
 
-func selectorOf(owner *appsv1.ReplicaSet) *metav1.LabelSelector { return owner.Spec.Selector }
-
-// Register adds the controller to a manager.
+// Register adds the controller of ReplicaSets to a manager.
 func Register(m *harness.Manager) {
 	s := m.Scope(harness.Identity{Name: "replicaset-controller", Account: "replicaset-controller", Source: "replicaset-controller"})
-	c := &controller{
-		Scope:       s,
-		replicaSets: harness.StoreOf(s, client.ReplicaSets),
-		pods:        harness.StoreOf(s, client.Pods),
-	}
-	loop := harness.NewLoop(s, workers, c.reconcile)
-	harness.WatchSelf(loop, c.replicaSets)
-	harness.WatchOwned(loop, c.pods, "ReplicaSet", harness.Adopters[*corev1.Pod](c.replicaSets, selectorOf))
+	sets, pods := harness.StoreOf(s, client.ReplicaSets), harness.StoreOf(s, client.Pods)
+	run(&controller[*appsv1.ReplicaSet]{
+		Scope: s, owners: sets, pods: pods,
+		view: func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSet { return rs },
+		withStatus: func(rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) *appsv1.ReplicaSet {
+			rs = rs.DeepCopy()
+			rs.Status = status
+			return rs
+		},
+		siblings: func(rs *appsv1.ReplicaSet) []*corev1.Pod { return siblings(sets, pods, rs) },
+	})
 }
 
-func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, error) {
-	rs, ok := c.replicaSets.Get(client.SplitKey(key))
+func run[T client.Object](c *controller[T]) {
+	loop := harness.NewLoop(c.Scope, workers, c.reconcile)
+	harness.WatchSelf(loop, c.owners)
+	selectorOf := func(owner T) *metav1.LabelSelector { return c.view(owner).Spec.Selector }
+	harness.WatchOwned(loop, c.pods, c.owners.Kind().Kind, harness.Adopters[*corev1.Pod](c.owners, selectorOf))
+}
+
+func (c *controller[T]) reconcile(ctx context.Context, key string) (time.Duration, error) {
+	owner, ok := c.owners.Get(client.SplitKey(key))
 	if !ok {
 		return 0, nil // its pods are the garbage collector's
 	}
+	rs := c.view(owner)
 	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
 	if err != nil || selector.Empty() {
 		return 0, nil // the server does not let such a one in
 	}
 	claims := harness.Claim(rs, selector, harness.Candidates(c.pods, rs))
-	owned, err := harness.Settle(ctx, c.pods, c.replicaSets, rs, claims)
+	owned, err := harness.Settle(ctx, c.pods, c.owners, owner, claims)
 	if err != nil {
 		return 0, err
 	}
@@ -58,16 +73,15 @@ func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	// Look again: the store shows what apply did.
 	owned = harness.Claim(rs, selector, c.pods.ByIndex(harness.ByController, string(rs.UID))).Owned
 	status, again := makeStatus(rs, owned, condition(failure), time.Now())
-	return again, errors.Join(failure, c.updateStatus(ctx, rs, status))
+	return again, errors.Join(failure, c.updateStatus(ctx, owner, status))
 }
 
-func (c *controller) updateStatus(ctx context.Context, rs *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) error {
-	if equality.Semantic.DeepEqual(rs.Status, status) {
+func (c *controller[T]) updateStatus(ctx context.Context, owner T, status appsv1.ReplicaSetStatus) error {
+	updated := c.withStatus(owner, status)
+	if equality.Semantic.DeepEqual(owner, updated) {
 		return nil
 	}
-	updated := rs.DeepCopy()
-	updated.Status = status
-	_, err := c.replicaSets.UpdateStatus(ctx, updated)
+	_, err := c.owners.UpdateStatus(ctx, updated)
 	return err
 }
 
@@ -81,7 +95,7 @@ type failedPlan struct {
 func (f *failedPlan) Error() string { return f.err.Error() }
 func (f *failedPlan) Unwrap() error { return f.err }
 
-func (c *controller) apply(ctx context.Context, rs *appsv1.ReplicaSet, p plan) error {
+func (c *controller[T]) apply(ctx context.Context, rs *appsv1.ReplicaSet, p plan) error {
 	if err := harness.SlowStart(p.create, func(int) error { return c.createPod(ctx, rs) }); err != nil {
 		return &failedPlan{"FailedCreate", err}
 	}
@@ -91,8 +105,8 @@ func (c *controller) apply(ctx context.Context, rs *appsv1.ReplicaSet, p plan) e
 	return nil
 }
 
-func (c *controller) createPod(ctx context.Context, rs *appsv1.ReplicaSet) error {
-	pod, err := c.pods.Create(ctx, harness.NewPod(rs, c.replicaSets.Kind().GVK(), &rs.Spec.Template))
+func (c *controller[T]) createPod(ctx context.Context, rs *appsv1.ReplicaSet) error {
+	pod, err := c.pods.Create(ctx, harness.NewPod(rs, c.owners.Kind().GVK(), &rs.Spec.Template))
 	if err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) && ctx.Err() == nil {
 			c.Events.Event(rs, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
@@ -103,7 +117,7 @@ func (c *controller) createPod(ctx context.Context, rs *appsv1.ReplicaSet) error
 	return nil
 }
 
-func (c *controller) deletePod(ctx context.Context, rs *appsv1.ReplicaSet, pod *corev1.Pod) error {
+func (c *controller[T]) deletePod(ctx context.Context, rs *appsv1.ReplicaSet, pod *corev1.Pod) error {
 	if err := c.pods.Delete(ctx, pod, metav1.DeleteOptions{}); err != nil {
 		c.Events.Event(rs, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 		return fmt.Errorf("delete pod %s: %w", pod.Name, err)
@@ -113,18 +127,28 @@ func (c *controller) deletePod(ctx context.Context, rs *appsv1.ReplicaSet, pod *
 }
 
 // perNode counts the pods that do the same work as rs's: its own and those of
-// the other ReplicaSets of its Deployment. During a rollout it spreads the
-// deletions over nodes by where the new pods are.
-func (c *controller) perNode(rs *appsv1.ReplicaSet, owned []*corev1.Pod) map[string]int {
+// its siblings. During a rollout it spreads the deletions over nodes by where
+// the new pods are.
+func (c *controller[T]) perNode(rs *appsv1.ReplicaSet, owned []*corev1.Pod) map[string]int {
+	if len(owned) <= int(*rs.Spec.Replicas) {
+		return nil // none has to go
+	}
+	return sameWork(append(c.siblings(rs), owned...))
+}
+
+// siblings are the pods of the other ReplicaSets of rs's Deployment.
+func siblings(sets *harness.Store[*appsv1.ReplicaSet], pods *harness.Store[*corev1.Pod], rs *appsv1.ReplicaSet) []*corev1.Pod {
 	deployment := metav1.GetControllerOfNoCopy(rs)
-	if deployment == nil || len(owned) <= int(*rs.Spec.Replicas) {
-		return sameWork(owned)
+	if deployment == nil {
+		return nil
 	}
-	var pods []*corev1.Pod
-	for _, sibling := range c.replicaSets.ByIndex(harness.ByController, string(deployment.UID)) {
-		pods = append(pods, c.pods.ByIndex(harness.ByController, string(sibling.UID))...)
+	var found []*corev1.Pod
+	for _, sibling := range sets.ByIndex(harness.ByController, string(deployment.UID)) {
+		if sibling.UID != rs.UID {
+			found = append(found, pods.ByIndex(harness.ByController, string(sibling.UID))...)
+		}
 	}
-	return sameWork(pods)
+	return found
 }
 
 func condition(failure error) *appsv1.ReplicaSetCondition {

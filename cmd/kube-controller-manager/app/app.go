@@ -36,6 +36,7 @@ type options struct {
 	bindAddress                    string
 	securePort                     int
 	certFile, keyFile              string
+	keys                           keys
 	election                       *flags.LeaderElection
 	logging                        *flags.Logging
 }
@@ -93,6 +94,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.TerminatedPodThreshold, "terminated-pod-gc-threshold", 12500, "how many finished pods may stay; 0 for any number")
 	fs.IntVar(&o.EndpointSlice.MaxPerSlice, "max-endpoints-per-slice", 100, "most endpoints in one EndpointSlice")
 	fs.BoolVar(&o.GarbageCollector, "enable-garbage-collector", true, "delete objects whose owners are gone")
+	o.keys.addFlags(fs, &o.Signing)
 	o.election = flags.AddLeaderElection(fs, "kube-controller-manager")
 	o.logging = flags.AddLogging(fs)
 	addIgnored(fs)
@@ -119,12 +121,7 @@ func addIgnored(fs *pflag.FlagSet) {
 		"horizontal-pod-autoscaler-sync-period", "horizontal-pod-autoscaler-downscale-stabilization",
 		"horizontal-pod-autoscaler-cpu-initialization-period", "horizontal-pod-autoscaler-initial-readiness-delay",
 		"horizontal-pod-autoscaler-tolerance",
-		"cluster-signing-cert-file", "cluster-signing-key-file", "cluster-signing-duration",
-		"cluster-signing-kube-apiserver-client-cert-file", "cluster-signing-kube-apiserver-client-key-file",
-		"cluster-signing-kubelet-client-cert-file", "cluster-signing-kubelet-client-key-file",
-		"cluster-signing-kubelet-serving-cert-file", "cluster-signing-kubelet-serving-key-file",
-		"cluster-signing-legacy-unknown-cert-file", "cluster-signing-legacy-unknown-key-file",
-		"service-account-private-key-file", "legacy-service-account-token-clean-up-period",
+		"legacy-service-account-token-clean-up-period",
 		"mirroring-concurrent-service-endpoint-syncs", "mirroring-endpointslice-updates-batch-period",
 		"mirroring-max-endpoints-per-subset", "endpoint-updates-batch-period", "endpointslice-updates-batch-period",
 		"leader-migration-config")
@@ -174,6 +171,9 @@ func (o *options) complete() error {
 			return fmt.Errorf("--root-ca-file: %w", err)
 		}
 		o.RootCA = string(raw)
+	}
+	if err := o.keys.complete(o); err != nil {
+		return err
 	}
 	if o.AllocateNodeCIDRs {
 		if o.NodeIPAM, err = o.nodeIPAM(); err != nil {

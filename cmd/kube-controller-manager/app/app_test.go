@@ -1,6 +1,11 @@
 package app
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -22,11 +27,23 @@ clusters: [{name: k, cluster: {server: "https://127.0.0.1:1"}}]
 users: [{name: u, user: {token: t}}]
 `
 
+func privateKey(t *testing.T) string {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
 // parse reads a command line, with the files it names replaced by ours.
 func parse(t *testing.T, args []string) (*options, error) {
 	t.Helper()
 	dir := t.TempDir()
-	files := map[string]string{"kubeconfig": kubeconfig, "root-ca-file": "PEM"}
+	files := map[string]string{"kubeconfig": kubeconfig, "root-ca-file": "PEM", "service-account-private-key-file": privateKey(t)}
 	for i, arg := range args {
 		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
 		if content, ok := files[name]; ok {
@@ -81,6 +98,9 @@ func TestHardWayUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if o.TokenSigner == nil || len(o.Signing.CAs) != 4 || o.Signing.CAs["kubernetes.io/kubelet-serving"].CertFile != "/var/lib/kubernetes/ca.crt" {
+		t.Errorf("%+v", o.Signing)
+	}
 	if o.AllocateNodeCIDRs || o.bindAddress != "0.0.0.0" || o.logging.Verbosity != 2 {
 		t.Errorf("%+v", o)
 	}
@@ -94,6 +114,8 @@ func TestBadFlags(t *testing.T) {
 		"--kubeconfig=x --allocate-node-cidrs --cluster-cidr=10.0.0.0":    "--cluster-cidr",
 		"--kubeconfig=x --allocate-node-cidrs --cluster-cidr=10.0.0.0/25": "no room for a node's /24",
 		"--kubeconfig=x --max-endpoints-per-slice=0":                      "must be between 1 and 1000",
+		"--kubeconfig=x --cluster-signing-cert-file=ca.crt":               "need each other",
+		"--kubeconfig=x --cluster-signing-cert-file=a --cluster-signing-key-file=b --cluster-signing-kubelet-client-cert-file=c --cluster-signing-kubelet-client-key-file=d": "at the same time",
 		"--master=": "no way to the API server",
 		"--kubeconfig=x --leader-elect-resource-lock=endpoints":              "only leases can be locked",
 		"--kubeconfig=x --allocate-node-cidrs --cluster-cidr=10.0.0.0/16,,x": "--cluster-cidr",

@@ -1,0 +1,105 @@
+package certificates
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+)
+
+// signerLegacyUnknown signs what older clients ask for without a signer. Its
+// certificates are good for nothing that the control plane trusts by itself.
+const signerLegacyUnknown = "kubernetes.io/legacy-unknown"
+
+// rules say, per signer, what may be in a request.
+//
+// Upstream: kubernetes/kubernetes pkg/apis/certificates/helpers.go
+var rules = map[string]func(*x509.CertificateRequest, []certificatesv1.KeyUsage) error{
+	certificatesv1.KubeAPIServerClientSignerName:        apiClient,
+	certificatesv1.KubeAPIServerClientKubeletSignerName: kubeletClient,
+	certificatesv1.KubeletServingSignerName:             kubeletServing,
+	signerLegacyUnknown:                                 func(*x509.CertificateRequest, []certificatesv1.KeyUsage) error { return nil },
+}
+
+func parse(csr *certificatesv1.CertificateSigningRequest) (*x509.CertificateRequest, error) {
+	block, _ := pem.Decode(csr.Spec.Request)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return nil, errors.New("PEM block type must be CERTIFICATE REQUEST")
+	}
+	return x509.ParseCertificateRequest(block.Bytes)
+}
+
+func apiClient(_ *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
+	for _, usage := range usages {
+		switch usage {
+		case certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment, certificatesv1.UsageClientAuth:
+		default:
+			return fmt.Errorf("invalid usage for client certificate: %s", usage)
+		}
+	}
+	if !slices.Contains(usages, certificatesv1.UsageClientAuth) {
+		return fmt.Errorf("missing required usage for client certificate: %s", certificatesv1.UsageClientAuth)
+	}
+	return nil
+}
+
+func kubeletClient(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
+	if err := isNode(r); err != nil {
+		return err
+	}
+	switch {
+	case len(r.DNSNames) > 0:
+		return errors.New("DNS subjectAltNames are not allowed")
+	case len(r.EmailAddresses) > 0:
+		return errors.New("Email subjectAltNames are not allowed") //nolint:staticcheck // upstream's words
+	case len(r.IPAddresses) > 0:
+		return errors.New("IP subjectAltNames are not allowed")
+	case len(r.URIs) > 0:
+		return errors.New("URI subjectAltNames are not allowed")
+	}
+	return exactly(usages, certificatesv1.UsageClientAuth)
+}
+
+func kubeletServing(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
+	if err := isNode(r); err != nil {
+		return err
+	}
+	switch {
+	case len(r.DNSNames) == 0 && len(r.IPAddresses) == 0:
+		return errors.New("DNS or IP subjectAltName is required")
+	case len(r.EmailAddresses) > 0:
+		return errors.New("Email subjectAltNames are not allowed") //nolint:staticcheck // upstream's words
+	case len(r.URIs) > 0:
+		return errors.New("URI subjectAltNames are not allowed")
+	}
+	return exactly(usages, certificatesv1.UsageServerAuth)
+}
+
+func isNode(r *x509.CertificateRequest) error {
+	if !slices.Equal(r.Subject.Organization, []string{"system:nodes"}) {
+		return errors.New("subject organization is not system:nodes")
+	}
+	if !strings.HasPrefix(r.Subject.CommonName, "system:node:") {
+		return errors.New("subject common name does not begin with system:node:")
+	}
+	return nil
+}
+
+// exactly wants digital signature and one other usage. Key encipherment may be
+// there, which only RSA keys can do.
+func exactly(usages []certificatesv1.KeyUsage, auth certificatesv1.KeyUsage) error {
+	want := []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, auth}
+	for _, usage := range usages {
+		if usage != certificatesv1.UsageKeyEncipherment && !slices.Contains(want, usage) {
+			return fmt.Errorf("usages did not match %v", want)
+		}
+	}
+	if slices.ContainsFunc(want, func(u certificatesv1.KeyUsage) bool { return !slices.Contains(usages, u) }) {
+		return fmt.Errorf("usages did not match %v", want)
+	}
+	return nil
+}
