@@ -31,19 +31,19 @@ start=$(now)
 "$bin" kubectl scale deployment/quick --replicas=50 >/dev/null
 "$bin" kubectl rollout status deployment/quick --timeout=300s >/dev/null
 printf '50 replicas of it on two workers after %s s\n' "$(since "$start")"
-"$bin" kubectl delete deployment quick --wait=true >/dev/null
+"$bin" kubectl delete deployment quick --cascade=foreground >/dev/null
 
 echo; echo "== Resident memory, MiB (shared pages of the one binary count in each process)"
+printf '%-34s %5s %7s %7s\n' program count RSS private
 for group in $(sed -n 's/.*"CgroupRoot": "\(.*\)".*/\1/p' "$TINYKUBE_DIR"/nodes/*/spec.json); do
 	for mount in /sys/fs/cgroup /sys/fs/cgroup/pids; do
 		if [ -d "$mount$group" ]; then find "$mount$group" -name cgroup.procs -exec cat {} + | sort -un; fi
 	done
 done | while read -r pid; do
-	[ -r "/proc/$pid/status" ] || continue # ended meanwhile
-	name=$(tr '\0' ' ' <"/proc/$pid/cmdline" | awk '{ n = split($1, a, "/"); p = a[n]; print (p == "tinykube" ? "tinykube " $2 : p) }')
-	awk -v name="$name" '/^RssAnon/ { anon = $2 } /^VmRSS/ { rss = $2 } END { printf "%-34s %7.1f %7.1f\n", name, rss / 1024, anon / 1024 }' "/proc/$pid/status"
-done | awk 'BEGIN { printf "%-34s %5s %7s %7s\n", "program", "count", "RSS", "private" }
-	{ k = $1 (NF > 3 ? " " $2 : ""); n[k]++; r[k] += $(NF-1); a[k] += $NF }
+	cmdline=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") || continue # ended meanwhile
+	name=$(awk '{ n = split($1, a, "/"); p = a[n]; print (p == "tinykube" ? "tinykube " $2 : p) }' <<<"$cmdline")
+	awk -v name="$name" '/^RssAnon/ { anon = $2 } /^VmRSS/ { rss = $2 } END { printf "%-34s %7.1f %7.1f\n", name, rss / 1024, anon / 1024 }' "/proc/$pid/status" 2>/dev/null || continue
+done | awk '{ k = $1 (NF > 3 ? " " $2 : ""); n[k]++; r[k] += $(NF-1); a[k] += $NF }
 	END { for (k in n) printf "%-34s %5d %7.1f %7.1f\n", k, n[k], r[k] / n[k], a[k] / n[k] }' | sort
 
 "$bin" down
@@ -52,6 +52,6 @@ trap 'rm -rf "$work"' EXIT
 echo; echo "== API server beside raw etcd and a bare TLS handler"
 go test -run "^$" -bench . -benchtime 1x ./apiserver/bench # KUBE_APISERVER=path adds a real one
 echo; echo "== Scheduler"
-go test -run '^$' -bench . -benchtime 1x ./scheduler/...
+go test -run '^$' -bench . -benchtime 1000x ./scheduler
 echo; echo "== Services as rules"
 go test -run '^$' -bench . -benchtime 5x ./proxy/... ./cni/...
