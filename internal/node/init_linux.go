@@ -203,7 +203,9 @@ func (s *Spec) configure() error {
 		"/etc/hostname": s.Name + "\n",
 		"/etc/hosts":    fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", s.Address.Addr(), s.Name),
 		// No resolver: nothing that a node could ask is on this machine.
-		"/etc/resolv.conf":            "",
+		"/etc/resolv.conf": "",
+		// For a reader with crictl at hand: it then asks the runtime that this node's kubelet asks.
+		"/etc/crictl.yaml":            "runtime-endpoint: " + s.RuntimeEndpoint + "\nimage-endpoint: " + s.RuntimeEndpoint + "\n",
 		"/etc/containerd/config.toml": s.containerdConfig(),
 	} {
 		if err := writeFile(name, []byte(content), 0o644); err != nil {
