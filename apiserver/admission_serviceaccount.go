@@ -2,6 +2,8 @@ package apiserver
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,6 +57,12 @@ func admitServiceAccount(a *admission) error {
 	if _, mirror := pod.Annotations[mirrorPodKey]; mirror {
 		if pod.Spec.ServiceAccountName != "" {
 			return a.refuse(fmt.Errorf("a mirror pod may not reference service accounts"))
+		}
+		if slices.ContainsFunc(podReferences(pod), func(r podReference) bool { return r.resource == "secrets" }) {
+			return a.refuse(fmt.Errorf("a mirror pod may not reference secrets"))
+		}
+		if strings.HasPrefix(apiReference(pod), "serviceaccounts") {
+			return a.refuse(fmt.Errorf("a mirror pod may not use ServiceAccountToken volume projections"))
 		}
 		return nil
 	}

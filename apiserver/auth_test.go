@@ -187,7 +187,9 @@ func TestRBAC(t *testing.T) {
 		{alice, "GET", "/api/v1/namespaces/kube-system/configmaps/mine", 403},
 		{bob, "GET", "/api/v1/namespaces/default/configmaps/mine", 403},
 		{bob, "GET", "/apis", 200},
-		{node, "GET", "/api/v1/nodes", 200},
+		{node, "GET", "/api/v1/nodes/n1", 404},
+		{node, "GET", "/api/v1/nodes", 403},
+		{node, "GET", "/api/v1/nodes/n2", 403},
 		{node, "DELETE", "/api/v1/nodes/n2", 403},
 		{node, "GET", "/api/v1/namespaces/default/deployments", 403},
 	} {

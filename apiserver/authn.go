@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/csv"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -95,7 +94,11 @@ func (a *authenticator) readTokens(file string) error {
 		}
 		u := &user{name: record[1], uid: record[2]}
 		if len(record) > 3 {
-			u.groups = strings.Split(record[3], ",")
+			for group := range strings.SplitSeq(record[3], ",") {
+				if group = strings.TrimSpace(group); group != "" {
+					u.groups = append(u.groups, group)
+				}
+			}
 		}
 		u.groups = append(u.groups, groupAuthenticated)
 		a.static[sha256.Sum256([]byte(record[0]))] = u
@@ -138,11 +141,16 @@ func (s *Server) authenticate(r *http.Request) (*user, error) {
 
 // token finds whose token it is, and for which of the audiences.
 func (a *authenticator) token(ctx context.Context, token string, audiences []string) (*user, []string, error) {
-	if u := a.static[sha256.Sum256([]byte(token))]; u != nil {
-		return u, audiences, nil
+	u := a.static[sha256.Sum256([]byte(token))]
+	if u == nil {
+		u = a.bootstrapToken(token)
 	}
-	if u := a.bootstrapToken(token); u != nil {
-		return u, audiences, nil
+	if u != nil { // such a token names no audience: it is for us
+		ours := slices.DeleteFunc(slices.Clone(audiences), func(one string) bool { return !slices.Contains(a.server.tokens.audiences, one) })
+		if len(ours) == 0 {
+			return nil, nil, errUnauthorized
+		}
+		return u, ours, nil
 	}
 	return a.tokens.verify(ctx, a.server, token, audiences)
 }
@@ -216,7 +224,7 @@ func (a *authenticator) proxied(r *http.Request) *user {
 	if verifyChain(r.TLS.PeerCertificates, a.proxyCAs) != nil {
 		return nil
 	}
-	u := &user{name: name, extra: map[string][]string{}}
+	u := &user{name: name, uid: first(r.Header, cfg.UIDHeaders), extra: map[string][]string{}}
 	for _, header := range cfg.GroupHeaders {
 		u.groups = append(u.groups, r.Header.Values(header)...)
 	}
@@ -282,48 +290,4 @@ func (a *authenticator) bootstrapToken(token string) *user {
 		}
 	}
 	return u
-}
-
-// impersonate lets who may do so act as somebody else.
-// Spec: Kubernetes, "User impersonation": every part is a permission.
-func (s *Server) impersonate(q *request) (*user, error) {
-	name := q.Header.Get("Impersonate-User")
-	if name == "" {
-		if q.Header.Get("Impersonate-Group") != "" || q.Header.Get("Impersonate-Uid") != "" {
-			return nil, apierrors.NewBadRequest("requested impersonation without naming a user")
-		}
-		return q.user, nil
-	}
-	other := &user{name: name, groups: slices.Clone(q.Header.Values("Impersonate-Group")), uid: q.Header.Get("Impersonate-Uid")}
-	asked := target{verb: "impersonate", isResource: true, version: "v1", resource: "users", name: name}
-	if namespace, account, ok := other.serviceAccount(); ok {
-		asked.resource, asked.namespace, asked.name = "serviceaccounts", namespace, account
-		if len(other.groups) == 0 {
-			other = serviceAccountUser(namespace, account, other.uid)
-		}
-	}
-	if err := s.authorize(q.user, asked); err != nil {
-		return nil, err
-	}
-	for _, group := range q.Header.Values("Impersonate-Group") {
-		if err := s.authorize(q.user, target{verb: "impersonate", isResource: true, version: "v1", resource: "groups", name: group}); err != nil {
-			return nil, err
-		}
-	}
-	if other.uid != "" {
-		if err := s.authorize(q.user, target{verb: "impersonate", isResource: true, group: "authentication.k8s.io", version: "v1", resource: "uids", name: other.uid}); err != nil {
-			return nil, err
-		}
-	}
-	for header := range q.Header {
-		if _, ok := cutPrefixFold(header, "Impersonate-Extra-"); ok {
-			return nil, errors.New("impersonation of extra fields is not supported")
-		}
-	}
-	if other.name == userAnonymous {
-		other.groups = append(other.groups, groupUnauthenticated)
-	} else if !other.in(groupAuthenticated) {
-		other.groups = append(other.groups, groupAuthenticated)
-	}
-	return other, nil
 }

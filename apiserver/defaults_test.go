@@ -1,14 +1,13 @@
 package apiserver
 
 import (
-	"fmt"
 	"os"
 	"reflect"
-	"slices"
-	"strings"
 	"testing"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
 	"tinykube/apiserver/resources"
@@ -17,75 +16,61 @@ import (
 
 func typeName(obj resources.Object) string { return reflect.TypeOf(obj).Elem().Name() }
 
-// Every seeded role that upstream has as well says the same.
+// extraBindings are ours and not upstream's.
+var extraBindings = map[string]string{
+	"ClusterRoleBinding//kubeadm:cluster-admins": "kubeadm writes it; our own set-up counts on it",
+}
+
+// TestDefaultRolesAreUpstreams compares every role and binding with what a
+// kube-apiserver seeds: names, labels, annotations, each rule and its order,
+// aggregation, subjects.
 func TestDefaultRolesAreUpstreams(t *testing.T) {
-	upstream := map[string][]string{}
-	for _, file := range []string{"cluster-roles.yaml", "controller-roles.yaml", "namespace-roles.yaml"} {
+	upstream := map[string]resources.Object{}
+	for file, new := range map[string]func() resources.Object{
+		"cluster-roles.yaml":            func() resources.Object { return &rbacv1.ClusterRole{} },
+		"controller-roles.yaml":         func() resources.Object { return &rbacv1.ClusterRole{} },
+		"namespace-roles.yaml":          func() resources.Object { return &rbacv1.Role{} },
+		"cluster-role-bindings.yaml":    func() resources.Object { return &rbacv1.ClusterRoleBinding{} },
+		"controller-role-bindings.yaml": func() resources.Object { return &rbacv1.ClusterRoleBinding{} },
+		"namespace-role-bindings.yaml":  func() resources.Object { return &rbacv1.RoleBinding{} },
+	} {
 		data, err := os.ReadFile(reference.Path(t, "golden/rbac/"+file))
 		if err != nil {
 			t.Fatal(err)
 		}
-		var list rbacv1.ClusterRoleList // a Role has the same fields
+		var list struct{ Items []runtime.RawExtension }
 		if err := yaml.Unmarshal(data, &list); err != nil {
 			t.Fatal(err)
 		}
-		for _, role := range list.Items {
-			upstream[role.Namespace+"/"+role.Name] = flatten(role.Rules)
+		for _, item := range list.Items {
+			obj := new()
+			if err := yaml.Unmarshal(item.Raw, obj); err != nil {
+				t.Fatal(err)
+			}
+			upstream[key(obj)] = obj
 		}
 	}
-	compared := 0
-	for _, obj := range defaultObjects() {
-		var rules []rbacv1.PolicyRule
-		switch role := obj.(type) {
-		case *rbacv1.ClusterRole:
-			rules = role.Rules
-		case *rbacv1.Role:
-			rules = role.Rules
-		default:
-			continue
-		}
-		want, ok := upstream[obj.GetNamespace()+"/"+obj.GetName()]
+	for _, got := range defaultRBAC() {
+		want, ok := upstream[key(got)]
 		if !ok {
-			t.Errorf("upstream has no %s/%s", obj.GetNamespace(), obj.GetName())
+			if extraBindings[key(got)] == "" {
+				t.Errorf("upstream has no %s", key(got))
+			}
 			continue
 		}
-		compared++
-		got := flatten(rules)
-		for _, line := range got {
-			if !slices.Contains(want, line) {
-				t.Errorf("%s: too much: %s", obj.GetName(), line)
-			}
-		}
-		for _, line := range want {
-			if !slices.Contains(got, line) {
-				t.Errorf("%s: missing: %s", obj.GetName(), line)
-			}
+		delete(upstream, key(got))
+		want.GetObjectKind().SetGroupVersionKind(got.GetObjectKind().GroupVersionKind())
+		if !equality.Semantic.DeepEqual(got, want) {
+			a, _ := yaml.Marshal(got)
+			b, _ := yaml.Marshal(want)
+			t.Errorf("%s:\n%s\nwant\n%s", key(got), a, b)
 		}
 	}
-	t.Logf("%d roles compared", compared)
+	for missing := range upstream {
+		t.Errorf("%s is missing", missing)
+	}
 }
 
-// flatten writes rules one permission per line.
-func flatten(rules []rbacv1.PolicyRule) []string {
-	var out []string
-	for _, rule := range rules {
-		names := rule.ResourceNames
-		if len(names) == 0 {
-			names = []string{"*"}
-		}
-		for _, verb := range rule.Verbs {
-			for _, url := range rule.NonResourceURLs {
-				out = append(out, fmt.Sprintf("%s %s", verb, url))
-			}
-			for _, group := range rule.APIGroups {
-				for _, resource := range rule.Resources {
-					for _, name := range names {
-						out = append(out, strings.Join([]string{verb, group, resource, name}, " "))
-					}
-				}
-			}
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
+func key(obj resources.Object) string {
+	return typeName(obj) + "/" + obj.GetNamespace() + "/" + obj.GetName()
 }

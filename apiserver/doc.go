@@ -41,8 +41,7 @@
 // # Stand-ins
 //
 // Where a comment says "Simplified:", the comment says what is missing. The
-// largest: nodes are authorized by role and not by the graph of what their pods
-// use; quotas and limit ranges are stored and not enforced; there are no
+// largest: there are no
 // webhooks, no CustomResourceDefinitions, no aggregated API servers and no
 // audit log; with several servers the last one started owns the endpoints of
 // the kubernetes Service.

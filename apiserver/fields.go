@@ -173,7 +173,7 @@ func (s *Server) apply(q *request) error {
 func (s *Server) applyNew(q *request, merge func(resources.Object) (resources.Object, error)) error {
 	asked := q.target
 	asked.verb = "create"
-	if err := s.authorize(q.user, asked); err != nil {
+	if err := s.authorize(q.Context(), q.user, asked); err != nil {
 		return err
 	}
 	empty := q.row.New()

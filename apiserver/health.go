@@ -84,6 +84,7 @@ func (s *Server) servePlain(mux *http.ServeMux) {
 	openAPI := newOpenAPI(s.allRows)
 	mux.Handle("/openapi/", openAPI)
 	s.fields.schemas = openAPI
+	s.serveIssuer(mux)
 	mux.Handle("GET /metrics", s.metrics.handler())
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/" {
@@ -91,7 +92,7 @@ func (s *Server) servePlain(mux *http.ServeMux) {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.Write(marshal(map[string][]string{"paths": {"/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}}))
+		w.Write(marshal(map[string][]string{"paths": {issuerPath, "/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", keysPath, "/readyz", "/version"}}))
 	})
 }
 

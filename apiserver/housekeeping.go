@@ -97,7 +97,12 @@ func (s *Server) seedDefaults(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(seedWorkers)
 	for _, obj := range objects {
-		group.Go(func() error { return s.ensure(ctx, obj) })
+		group.Go(func() error {
+			if obj.GetLabels()["kubernetes.io/bootstrapping"] != "" {
+				return s.reconcileRBAC(ctx, obj)
+			}
+			return s.ensure(ctx, obj)
+		})
 	}
 	return group.Wait()
 }

@@ -105,7 +105,7 @@ func (s *Server) forwardPort(q *request) error { return s.podStream(q, "portForw
 func (s *Server) podStream(q *request, path string) error {
 	asked := q.target
 	asked.verb = "create"
-	if err := s.authorize(q.user, asked); err != nil {
+	if err := s.authorize(q.Context(), q.user, asked); err != nil {
 		return err
 	}
 	pod, err := s.podOf(q)

@@ -40,6 +40,13 @@ type request struct {
 	// inNamespace is the revision at which the new object's namespace was seen
 	// to be open; 0 if nobody looked.
 	inNamespace int64
+	// unlock lets others write to a namespace with quotas; nil if we do not
+	// hold them up (admission_quota.go).
+	unlock func()
+	// decision is why the request is allowed; notes are what admission has to
+	// say. Both are for the audit log.
+	decision decision
+	notes    map[string]string
 	// applying is set while a server-side apply keeps the managed fields.
 	applying bool
 }
@@ -71,8 +78,8 @@ func (s *Server) serve(q *request) (err error) {
 		return err
 	}
 	// May they?
-	if err = s.authorize(q.user, q.target); err != nil {
-		return err
+	if q.decision = s.authz.decide(q.Context(), q.user, q.target); !q.decision.allowed {
+		return forbidden(q.user, q.target, q.decision.reason)
 	}
 	// Is there room?
 	leave, err := s.limits.enter(q)

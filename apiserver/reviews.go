@@ -6,9 +6,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -79,85 +77,6 @@ func (s *Server) reviewSelf(q *request) error {
 	return q.answerReview(review)
 }
 
-// reviewAccess says whether somebody may do something, in its three forms.
-func (s *Server) reviewAccess(q *request) error {
-	obj, err := q.decodeBody()
-	if err != nil {
-		return err
-	}
-	var status *authorizationv1.SubjectAccessReviewStatus
-	var spec authorizationv1.SubjectAccessReviewSpec
-	who := q.user
-	switch review := obj.(type) {
-	case *authorizationv1.SelfSubjectAccessReview:
-		spec.ResourceAttributes, spec.NonResourceAttributes = review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes
-		status = &review.Status
-	case *authorizationv1.SubjectAccessReview:
-		spec, status = review.Spec, &review.Status
-		who = reviewedUser(&spec)
-	case *authorizationv1.LocalSubjectAccessReview:
-		spec, status = review.Spec, &review.Status
-		who = reviewedUser(&spec)
-		if spec.ResourceAttributes == nil || spec.ResourceAttributes.Namespace != q.namespace {
-			return apierrors.NewBadRequest(fmt.Sprintf("spec.resourceAttributes.namespace must match namespace: %s", q.namespace))
-		}
-	}
-	t, wrong := reviewedTarget(&spec)
-	if wrong == nil && who != q.user && who.name == "" && len(who.groups) == 0 {
-		wrong = field.Invalid(field.NewPath("spec.user"), "", "at least one of user or group must be specified")
-	}
-	if wrong != nil {
-		return apierrors.NewInvalid(q.row.GVK().GroupKind(), "", field.ErrorList{wrong})
-	}
-	status.Allowed = s.authz.allows(who, t)
-	return q.answerReview(obj)
-}
-
-func reviewedUser(spec *authorizationv1.SubjectAccessReviewSpec) *user {
-	return &user{name: spec.User, uid: spec.UID, groups: spec.Groups}
-}
-
-func reviewedTarget(spec *authorizationv1.SubjectAccessReviewSpec) (target, *field.Error) {
-	switch resource, path := spec.ResourceAttributes, spec.NonResourceAttributes; {
-	case (resource == nil) == (path == nil):
-		return target{}, field.Invalid(field.NewPath("spec.resourceAttributes"), nil, "exactly one of nonResourceAttributes or resourceAttributes must be specified")
-	case resource != nil:
-		return target{
-			isResource: true, verb: resource.Verb, group: resource.Group, version: resource.Version, resource: resource.Resource,
-			subresource: resource.Subresource, namespace: resource.Namespace, name: resource.Name,
-		}, nil
-	default:
-		return target{verb: path.Verb, path: path.Path}, nil
-	}
-}
-
-// reviewRules lists what you may do in a namespace.
-func (s *Server) reviewRules(q *request) error {
-	review, err := review[*authorizationv1.SelfSubjectRulesReview](q)
-	if err != nil {
-		return err
-	}
-	status := &review.Status
-	status.ResourceRules, status.NonResourceRules = []authorizationv1.ResourceRule{}, []authorizationv1.NonResourceRule{}
-	add := func(rules []rbacv1.PolicyRule) bool {
-		for _, rule := range rules {
-			if len(rule.NonResourceURLs) > 0 {
-				status.NonResourceRules = append(status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: rule.Verbs, NonResourceURLs: rule.NonResourceURLs})
-				continue
-			}
-			status.ResourceRules = append(status.ResourceRules, authorizationv1.ResourceRule{
-				Verbs: rule.Verbs, APIGroups: rule.APIGroups, Resources: rule.Resources, ResourceNames: rule.ResourceNames,
-			})
-		}
-		return true
-	}
-	s.authz.visit(q.user, review.Spec.Namespace, add)
-	if s.authz.alwaysAllow {
-		add(rulesOf("cluster-admin"))
-	}
-	return q.answerReview(review)
-}
-
 // createToken answers POST serviceaccounts/{name}/token: a TokenRequest.
 func (s *Server) createToken(q *request) error {
 	data, err := q.readBody()
@@ -206,11 +125,10 @@ func (s *Server) createToken(q *request) error {
 
 // bindClaims binds a token to the pod, node or secret it is asked for.
 func (s *Server) bindClaims(q *request, claims *tokenClaims, asked *authenticationv1.TokenRequest, account *corev1.ServiceAccount) error {
-	node, isNode := nodeName(q.user)
-	ref := asked.Spec.BoundObjectRef
-	if isNode && (ref == nil || ref.Kind != "Pod") {
-		return apierrors.NewForbidden(corev1.Resource("serviceaccounts"), account.Name, fmt.Errorf("node requested token not bound to a pod"))
+	if err := (&admission{server: s, request: q, obj: account}).restrictToken(asked); err != nil {
+		return err
 	}
+	ref := asked.Spec.BoundObjectRef
 	if ref == nil {
 		return nil
 	}
@@ -223,9 +141,6 @@ func (s *Server) bindClaims(q *request, claims *tokenClaims, asked *authenticati
 			obj = pod
 			if pod.Spec.ServiceAccountName != account.Name {
 				return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to pod running with different serviceaccount name.", account.Name))
-			}
-			if isNode && pod.Spec.NodeName != node {
-				return apierrors.NewForbidden(corev1.Resource("serviceaccounts"), account.Name, fmt.Errorf("node requested token bound to a pod scheduled on a different node"))
 			}
 			claims.Kubernetes.Pod = &claimRef{pod.Name, string(pod.UID)}
 			if host, found := cached[*corev1.Node](s, "", "nodes", pod.Spec.NodeName); found {

@@ -26,6 +26,7 @@ type Config struct {
 	BindAddress      string // "" means all addresses
 	SecurePort       int    // 0 means any free port
 	AdvertiseAddress string // where pods reach us; "" guesses
+	ExternalHostname string // where strangers reach us; "" means as pods do
 
 	CertFile, KeyFile string // of the serving certificate
 	CertDir           string // where a self-made PKI goes if there is none
@@ -39,7 +40,8 @@ type Config struct {
 	ServiceAccount ServiceAccountConfig
 
 	AuthorizationModes []string // Node, RBAC, AlwaysAllow
-	DisabledAdmission  []string
+	// Admission plugins to have, and not to have, beside the default ones.
+	EnabledAdmission, DisabledAdmission []string
 
 	ServiceCIDR   string // 10.96.0.0/12
 	NodePortRange string // 30000-32767
@@ -55,6 +57,7 @@ type RequestHeaderConfig struct {
 	CAFile          string
 	AllowedNames    []string
 	UsernameHeaders []string
+	UIDHeaders      []string
 	GroupHeaders    []string
 	ExtraPrefixes   []string
 }
@@ -66,6 +69,7 @@ type ServiceAccountConfig struct {
 	KeyFiles   []string // to verify
 	SigningKey string   // to sign
 	MaxExpiry  time.Duration
+	KeysURI    string // where our public keys are, if not here
 }
 
 // KubeletConfig is how we reach kubelets for logs, exec and the like.
@@ -96,6 +100,8 @@ type Server struct {
 	tokens   *tokenSigner
 	kubelets *kubeletProxy
 	services *allocator
+	plugins  pluginSet
+	quotas   keyedLock // by namespace
 	address  net.Addr
 
 	listening chan struct{} // closed when address is set
@@ -127,6 +133,13 @@ func newServer(cfg Config, rows []*resources.Row, log *slog.Logger) (*Server, er
 		return nil, err
 	}
 	if s.authz, err = newAuthorizer(s); err != nil {
+		return nil, err
+	}
+	// Where everybody may do everything, strangers had better not be let in.
+	if s.authz.alwaysAllow {
+		s.cfg.AnonymousAuth = false
+	}
+	if s.plugins, _, err = choosePlugins(cfg.EnabledAdmission, cfg.DisabledAdmission); err != nil {
 		return nil, err
 	}
 	s.paths = s.servePaths()

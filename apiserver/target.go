@@ -23,6 +23,17 @@ type target struct {
 	subresource, namespace   string
 	name                     string
 	rest                     string // what follows …/proxy/
+	// fields is the field selector of a collection; nil if there is none.
+	fields fields.Selector
+}
+
+// selects reports whether the target is only what has this value in a field.
+func (t *target) selects(field, value string) bool {
+	if t.fields == nil {
+		return false
+	}
+	only, ok := t.fields.RequiresExactMatch(field)
+	return ok && only == value
 }
 
 // verbOf is the verb of a method on a resource path with a name.
@@ -89,11 +100,16 @@ func (t *target) collection(r *http.Request) {
 		if watch := query.Get("watch"); watch == "true" || watch == "1" {
 			t.verb = "watch"
 		}
-		// Whoever may only see one object may list and watch that one.
-		if selector, err := fields.ParseSelector(query.Get("fieldSelector")); err == nil {
-			t.name, _ = selector.RequiresExactMatch("metadata.name")
-		}
 	case "delete":
 		t.verb = "deletecollection"
+	default:
+		return
+	}
+	if text := r.URL.Query().Get("fieldSelector"); text != "" {
+		if selector, err := fields.ParseSelector(text); err == nil {
+			// Whoever may only see one object may list and watch that one.
+			t.name, _ = selector.RequiresExactMatch("metadata.name")
+			t.fields = selector
+		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 
+	"tinykube/apiserver/resources"
 	"tinykube/apiserver/storage"
 )
 
@@ -95,10 +96,7 @@ func newTokenSigner(cfg ServiceAccountConfig) (*tokenSigner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("service account signing key %s: %w", cfg.SigningKey, err)
 	}
-	algorithm := jose.RS256
-	if _, ok := key.(*ecdsa.PrivateKey); ok {
-		algorithm = jose.ES256
-	}
+	algorithm := algorithmOf(key.Public())
 	id := keyID(key.Public())
 	t.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: key}, (&jose.SignerOptions{}).WithHeader("kid", id))
 	return t, err
@@ -289,28 +287,43 @@ func (s *Server) boundUser(claims *tokenClaims) (*user, error) {
 		return nil, errUnauthorized
 	}
 	account, ok := cached[*corev1.ServiceAccount](s, "", "serviceaccounts", storage.Key(k.Namespace, k.ServiceAccount.Name))
-	if !ok || string(account.UID) != k.ServiceAccount.UID || account.DeletionTimestamp != nil && time.Since(account.DeletionTimestamp.Time) > time.Minute {
+	if !ok || string(account.UID) != k.ServiceAccount.UID || overdue(account) {
 		return nil, errUnauthorized
 	}
 	u := serviceAccountUser(k.Namespace, k.ServiceAccount.Name, k.ServiceAccount.UID)
 	u.extra = map[string][]string{"authentication.kubernetes.io/credential-id": {"JTI=" + claims.ID}}
 	if k.Pod != nil {
 		pod, ok := cached[*corev1.Pod](s, "", "pods", storage.Key(k.Namespace, k.Pod.Name))
-		if !ok || string(pod.UID) != k.Pod.UID || pod.DeletionTimestamp != nil && time.Since(pod.DeletionTimestamp.Time) > time.Minute {
+		if !ok || string(pod.UID) != k.Pod.UID || overdue(pod) {
 			return nil, errUnauthorized
 		}
 		u.extra["authentication.kubernetes.io/pod-name"] = []string{k.Pod.Name}
 		u.extra["authentication.kubernetes.io/pod-uid"] = []string{k.Pod.UID}
 	}
 	if k.Node != nil {
+		// A pod's token says where the pod is, and dies with the pod only.
+		node, ok := cached[*corev1.Node](s, "", "nodes", k.Node.Name)
+		if k.Pod == nil && (!ok || string(node.UID) != k.Node.UID || overdue(node)) {
+			return nil, errUnauthorized
+		}
 		u.extra["authentication.kubernetes.io/node-name"] = []string{k.Node.Name}
 		u.extra["authentication.kubernetes.io/node-uid"] = []string{k.Node.UID}
 	}
 	if k.Secret != nil {
 		secret, ok := cached[*corev1.Secret](s, "", "secrets", storage.Key(k.Namespace, k.Secret.Name))
-		if !ok || string(secret.UID) != k.Secret.UID {
+		if !ok || string(secret.UID) != k.Secret.UID || overdue(secret) {
 			return nil, errUnauthorized
 		}
 	}
 	return u, nil
+}
+
+// deletedGrace is how long tokens outlive the deletion of what they are bound
+// to: a pod that ends still has to say goodbye.
+// Upstream: kubernetes@v1.36 pkg/serviceaccount/claims.go
+const deletedGrace = time.Minute
+
+func overdue(obj resources.Object) bool {
+	at := obj.GetDeletionTimestamp()
+	return at != nil && time.Since(at.Time) > deletedGrace
 }

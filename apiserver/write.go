@@ -65,6 +65,9 @@ func (s *Server) createObject(q *request, obj resources.Object) (*storage.Item, 
 	if err := q.invalid(obj, q.validateNew(obj)); err != nil {
 		return nil, err
 	}
+	if err := s.admitValid(q, obj, nil); err != nil {
+		return nil, err
+	}
 	if strategy.Warnings != nil {
 		for _, warning := range strategy.Warnings(obj, nil) {
 			q.warn(warning)
@@ -75,12 +78,18 @@ func (s *Server) createObject(q *request, obj resources.Object) (*storage.Item, 
 
 // storeNew stores an object; a name we generated may be tried again.
 func (s *Server) storeNew(q *request, obj resources.Object) (*storage.Item, error) {
+	defer q.settle()
 	for try := 1; ; try++ {
 		key := storage.Key(obj.GetNamespace(), obj.GetName())
 		stored, also, err := s.allocate(q, q.stored(obj), nil)
 		if err != nil {
 			return nil, err
 		}
+		charged, err := s.charge(q, obj, nil)
+		if err != nil {
+			return nil, err
+		}
+		also = append(also, charged...)
 		if q.options.dryRun {
 			if q.table.Cached(key) != nil {
 				return nil, apierrors.NewAlreadyExists(q.row.GVR().GroupResource(), obj.GetName())
@@ -270,6 +279,7 @@ func (q *request) commit(key string, try func(*storage.Item) (*storage.Change, e
 		}
 		return storage.Draft(q.table.Row(), key, planned.Object, current.Revision)
 	}
+	defer q.settle()
 	for tries := 1; ; tries++ {
 		item, err := q.table.Update(q.Context(), key, try)
 		if !errors.Is(err, storage.ErrAlsoConflict) || tries == allocateTries {
@@ -303,6 +313,9 @@ func (s *Server) planUpdate(q *request, current *storage.Item, obj, old resource
 	if err := q.invalid(obj, errs); err != nil {
 		return nil, err
 	}
+	if err := s.admitValid(q, obj, old); err != nil {
+		return nil, err
+	}
 	if q.row.Strategy.Warnings != nil && q.subresource == "" {
 		for _, warning := range q.row.Strategy.Warnings(obj, old) {
 			q.warn(warning)
@@ -316,7 +329,11 @@ func (s *Server) planUpdate(q *request, current *storage.Item, obj, old resource
 		return s.planRemoval(q, currentObject)
 	}
 	stored, also, err := s.allocate(q, q.stored(obj), currentObject)
-	return &storage.Change{Object: stored, Also: also}, err
+	if err != nil {
+		return nil, err
+	}
+	charged, err := s.charge(q, obj, old)
+	return &storage.Change{Object: stored, Also: append(also, charged...)}, err
 }
 
 // anyName accepts the name of what exists already.

@@ -28,7 +28,6 @@ import (
 type options struct {
 	cfg                   apiserver.Config
 	etcdDataDir           string
-	enabled               []string
 	runtimeConfig         map[string]string
 	tlsMinVersion         string
 	encryptionConfig      string
@@ -66,6 +65,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.BindAddress, "bind-address", "", "address to serve on; all if empty")
 	fs.IntVar(&c.SecurePort, "secure-port", 6443, "port to serve HTTPS on")
 	fs.StringVar(&c.AdvertiseAddress, "advertise-address", "", "address at which pods reach this server")
+	fs.StringVar(&c.ExternalHostname, "external-hostname", "", "host name for URLs of this server that strangers use")
 	fs.StringVar(&c.CertFile, "tls-cert-file", "", "serving certificate")
 	fs.StringVar(&c.KeyFile, "tls-private-key-file", "", "its key")
 	fs.StringVar(&c.CertDir, "cert-dir", "", "where self-made certificates go if there is no --tls-cert-file")
@@ -76,7 +76,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.BootstrapToken, "enable-bootstrap-token-auth", false, "believe bootstrap tokens")
 	fs.StringSliceVar(&c.AuthorizationModes, "authorization-mode", nil, "Node, RBAC or AlwaysAllow")
 	fs.StringSliceVar(&c.DisabledAdmission, "disable-admission-plugins", nil, "admission plugins to leave out")
-	fs.StringSliceVar(&o.enabled, "enable-admission-plugins", nil, "admission plugins to have; all we know are on")
+	fs.StringSliceVar(&c.EnabledAdmission, "enable-admission-plugins", nil, "admission plugins to have beside those that are on by default: "+apiserver.AdmissionPlugins())
 	o.addStorageFlags(fs)
 	o.addIdentityFlags(fs)
 	fs.StringVar(&c.ServiceCIDR, "service-cluster-ip-range", "10.0.0.0/24", "range of the Services' addresses")
@@ -103,7 +103,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 		"goaway-chance", "http2-max-streams-per-connection", "cors-allowed-origins", "shutdown-delay-duration",
 		"default-not-ready-toleration-seconds", "default-unreachable-toleration-seconds", "etcd-count-metric-poll-period",
 		"etcd-db-metric-poll-interval", "etcd-healthcheck-timeout", "etcd-readycheck-timeout", "livez-grace-period",
-		"lease-reuse-duration-seconds", "external-hostname", "service-account-jwks-uri", "emulated-version", "requestheader-uid-headers")
+		"lease-reuse-duration-seconds", "emulated-version")
 	flags.AcceptIgnoredBool(fs, "profiling", "contention-profiling", "watch-cache", "enable-aggregator-routing",
 		"enable-garbage-collector", "enable-priority-and-fairness", "permit-address-sharing", "permit-port-sharing",
 		"service-account-lookup", "service-account-extend-token-expiration", "enable-logs-handler")
@@ -130,9 +130,11 @@ func (o *options) addIdentityFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&a.SigningKey, "service-account-signing-key-file", "", "key that signs them")
 	fs.StringSliceVar(&a.Audiences, "api-audiences", nil, "audiences of tokens for this server")
 	fs.DurationVar(&a.MaxExpiry, "service-account-max-token-expiration", 0, "longest life of a token")
+	fs.StringVar(&a.KeysURI, "service-account-jwks-uri", "", "where others find the public keys, if not at this server")
 	fs.StringVar(&r.CAFile, "requestheader-client-ca-file", "", "CA of front proxies")
 	fs.StringSliceVar(&r.AllowedNames, "requestheader-allowed-names", nil, "common names of front proxies")
 	fs.StringSliceVar(&r.UsernameHeaders, "requestheader-username-headers", nil, "headers that name the user")
+	fs.StringSliceVar(&r.UIDHeaders, "requestheader-uid-headers", nil, "headers that name the user's UID")
 	fs.StringSliceVar(&r.GroupHeaders, "requestheader-group-headers", nil, "headers that name groups")
 	fs.StringSliceVar(&r.ExtraPrefixes, "requestheader-extra-headers-prefix", nil, "prefixes of headers that say more")
 	fs.StringVar(&k.CertFile, "kubelet-client-certificate", "", "client certificate for kubelets")
@@ -175,11 +177,12 @@ func (o *options) run(ctx context.Context) error {
 
 // check completes the options, and refuses what we could not keep.
 func (o *options) check(log *slog.Logger) error {
-	known := apiserver.KnownAdmission()
-	for _, name := range o.enabled {
-		if !slices.Contains(known, name) {
-			log.Warn("Admission plugin is not implemented and has no effect", "key", name)
-		}
+	missing, err := apiserver.CheckAdmissionPlugins(o.cfg.EnabledAdmission, o.cfg.DisabledAdmission)
+	if err != nil {
+		return err
+	}
+	for _, name := range missing {
+		log.Warn("Admission plugin is not implemented and has no effect", "key", name)
 	}
 	if o.auditPolicy != "" {
 		return fmt.Errorf("--audit-policy-file: no audit log would be written")
@@ -202,6 +205,9 @@ func (o *options) check(log *slog.Logger) error {
 	}
 	if len(o.cfg.AuthorizationModes) == 0 {
 		o.cfg.AuthorizationModes = []string{"Node", "RBAC"}
+		if nodes := "NodeRestriction"; !slices.Contains(o.cfg.DisabledAdmission, nodes) && !slices.Contains(o.cfg.EnabledAdmission, nodes) {
+			o.cfg.EnabledAdmission = append(o.cfg.EnabledAdmission, nodes) // the other half of Node
+		}
 	}
 	if o.etcdDataDir == "" {
 		home, err := os.UserHomeDir()

@@ -7,41 +7,12 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 )
 
-// defaultTolerationSeconds is how long a pod stays on a node that is not
-// ready, or not heard of, unless it says otherwise.
-const defaultTolerationSeconds = int64(300)
-
-// admitDefaultTolerations writes that default into the pod, where everybody
-// can see it.
-func admitDefaultTolerations(a *admission) error {
-	if !a.creates("pods") {
-		return nil
-	}
-	pod := a.obj.(*corev1.Pod)
-	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
-		if toleratesNoExecute(pod, key) {
-			continue
-		}
-		seconds := defaultTolerationSeconds
-		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds,
-		})
-	}
-	return nil
-}
-
-func toleratesNoExecute(pod *corev1.Pod, key string) bool {
-	for _, t := range pod.Spec.Tolerations {
-		if (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "") {
-			return true
-		}
-	}
-	return false
-}
-
 // admitPriority turns a pod's priority class into the number that the
 // scheduler and the kubelet compare.
 func admitPriority(a *admission) error {
+	if was, update := a.old.(*corev1.Pod); update && a.obj != nil && a.subresource == "" {
+		keepPriority(a.obj.(*corev1.Pod), was)
+	}
 	if !a.creates("pods") {
 		return nil
 	}
@@ -69,16 +40,41 @@ func admitPriority(a *admission) error {
 
 // priorityClass finds a class by name, or the default for "".
 func priorityClass(a *admission, name string) (*schedulingv1.PriorityClass, error) {
-	if name == "" {
+	if name == "" { // of several defaults, as after a race, the lowest counts
+		var chosen *schedulingv1.PriorityClass
 		for _, class := range allCached[*schedulingv1.PriorityClass](a.server, schedulingv1.GroupName, "priorityclasses", "") {
-			if class.GlobalDefault {
-				return class, nil
+			if class.GlobalDefault && (chosen == nil || class.Value < chosen.Value) {
+				chosen = class
 			}
 		}
-		return nil, nil
+		return chosen, nil
 	}
 	if class, ok := current[*schedulingv1.PriorityClass](a.Context(), a.server, schedulingv1.GroupName, "priorityclasses", name); ok {
 		return class, nil
 	}
 	return nil, a.refuse(fmt.Errorf("no PriorityClass with name %v was found", name))
+}
+
+// keepPriority completes an update by those who know a pod's class only.
+func keepPriority(pod, was *corev1.Pod) {
+	if pod.Spec.Priority == nil {
+		pod.Spec.Priority = was.Spec.Priority
+	}
+	if pod.Spec.PreemptionPolicy == nil {
+		pod.Spec.PreemptionPolicy = was.Spec.PreemptionPolicy
+	}
+}
+
+// checkPriorityClass allows one default only: two would be none.
+func checkPriorityClass(a *admission) error {
+	class, ok := a.obj.(*schedulingv1.PriorityClass)
+	if !ok || !class.GlobalDefault {
+		return nil
+	}
+	for _, other := range allCached[*schedulingv1.PriorityClass](a.server, schedulingv1.GroupName, "priorityclasses", "") {
+		if other.GlobalDefault && other.Name != class.Name {
+			return a.refuse(fmt.Errorf("PriorityClass %v is already marked as default. Only one default can exist", other.Name))
+		}
+	}
+	return nil
 }
