@@ -95,10 +95,12 @@ TOOLS_SOURCES := $(filter-out %_test.go,$(wildcard payload/tools/go.* payload/to
 $(PARTS)/tools.commands: $(TOOLS_SOURCES)
 	@mkdir -p $(PARTS)
 	{ awk '$$1 ~ /u-root\/cmds\// {print $$1}' payload/tools/go.mod; printf '%s\n' $(TOOLS_OURS); cat payload/tools/aliases; } > $@
+# makebb only writes the source, outside of any module; its own way of building it compiles Go's whole library anew.
 $(PARTS)/tools: $(PARTS)/tools.commands $(TOOLS_SOURCES) $(PARTS)/go-version
 	rm -rf $@.src
-	cd payload/tools && $(GO) tool makebb -o $(CURDIR)/$@ -gen-dir $(CURDIR)/$@.src \
-		$$(awk '$$1 ~ /u-root\/cmds\// {print $$1}' go.mod) $(addprefix ./,$(TOOLS_OURS)) > $(CURDIR)/$@.log || { cat $(CURDIR)/$@.log; exit 1; }
+	cd payload/tools && $(GO) tool makebb -g -o $(CURDIR)/$@ -gen-dir $(CURDIR)/$@.src \
+		$$(awk '$$1 ~ /u-root\/cmds\// {print $$1}' go.mod) $(addprefix ./,$(TOOLS_OURS)) > $(CURDIR)/$@.log 2>&1 || { cat $(CURDIR)/$@.log; exit 1; }
+	cd $@.src/src/bb.u-root.com/bb && GO111MODULE=off GOPATH=$(CURDIR)/$@.src $(GO) build -ldflags '$(LDFLAGS)' -o $(CURDIR)/$@ .
 	rm -rf $@.src
 
 # Our own programs: Go knows better than make when they change, so they are always asked for and replaced only by
