@@ -95,7 +95,7 @@ func selectorOf(row *resources.Row, o *metav1.ListOptions) (storage.Selector, er
 	var out storage.Selector
 	var err error
 	if out.Labels, err = labels.Parse(o.LabelSelector); err != nil {
-		return out, apierrors.NewBadRequest("unable to parse requirement: " + err.Error())
+		return out, apierrors.NewBadRequest(err.Error())
 	}
 	if out.Fields, err = fields.ParseSelector(o.FieldSelector); err != nil {
 		return out, apierrors.NewBadRequest(err.Error())

@@ -362,6 +362,7 @@ func (q *request) keepMetadata(obj, old resources.Object) error {
 	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
 	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	obj.SetGenerateName(old.GetGenerateName())
+	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
 	return nil
 }

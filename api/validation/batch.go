@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -83,6 +84,12 @@ func checkJobSpec(r *report, at *field.Path, s *batchv1.JobSpec) {
 	notNegativePointer(r, at.Child("ttlSecondsAfterFinished"), s.TTLSecondsAfterFinished)
 	notNegativePointer(r, at.Child("backoffLimitPerIndex"), s.BackoffLimitPerIndex)
 	notNegativePointer(r, at.Child("maxFailedIndexes"), s.MaxFailedIndexes)
+	if s.MaxFailedIndexes != nil && s.BackoffLimitPerIndex == nil {
+		r.add(field.Required(at.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
+	}
+	if s.ManagedBy != nil {
+		r.add(validation.IsDomainPrefixedPath(at.Child("managedBy"), *s.ManagedBy)...)
+	}
 	if s.CompletionMode != nil {
 		ifSet(r, at.Child("completionMode"), *s.CompletionMode, batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)
 	}
@@ -94,6 +101,9 @@ func checkJobSpec(r *report, at *field.Path, s *batchv1.JobSpec) {
 			r.invalid(at.Child("parallelism"), *s.Parallelism,
 				fmt.Sprintf("must be less than or equal to %d when completion mode is Indexed", maxIndexedParallelism))
 		}
+		if s.Completions != nil && deref(s.MaxFailedIndexes) > *s.Completions {
+			r.invalid(at.Child("maxFailedIndexes"), *s.MaxFailedIndexes, "must be less than or equal to completions")
+		}
 	} else {
 		const message = "requires indexed completion mode"
 		if s.BackoffLimitPerIndex != nil {
@@ -103,6 +113,7 @@ func checkJobSpec(r *report, at *field.Path, s *batchv1.JobSpec) {
 			r.invalid(at.Child("maxFailedIndexes"), *s.MaxFailedIndexes, message)
 		}
 	}
+	checkJobPolicies(r, at, s)
 	podTemplate(r, at.Child("template"), &s.Template)
 	policy := at.Child("template", "spec", "restartPolicy")
 	switch s.Template.Spec.RestartPolicy {

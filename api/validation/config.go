@@ -150,17 +150,6 @@ func NamespaceStatusUpdate(ns, _ *corev1.Namespace) field.ErrorList {
 	return r.errs
 }
 
-// Event checks that an event lies where the object lies that it is about; one
-// about the cluster's own objects lies in default.
-func Event(e *corev1.Event) field.ErrorList {
-	r := &report{}
-	about := e.InvolvedObject.Namespace
-	if about != e.Namespace && !(about == "" && e.Namespace == "default") {
-		r.invalid(field.NewPath("involvedObject", "namespace"), about, "does not match event.namespace")
-	}
-	return r.errs
-}
-
 // Node checks a node.
 func Node(n *corev1.Node) field.ErrorList {
 	r := &report{}
@@ -219,12 +208,7 @@ func ResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
 		}
 		r.quantity(at, name, q.Spec.Hard[name])
 	}
-	for i, scope := range q.Spec.Scopes {
-		ifSet(r, field.NewPath("spec", "scopes").Index(i), scope, corev1.ResourceQuotaScopeTerminating,
-			corev1.ResourceQuotaScopeNotTerminating, corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort,
-			corev1.ResourceQuotaScopePriorityClass, corev1.ResourceQuotaScopeCrossNamespacePodAffinity,
-			corev1.ResourceQuotaScopeVolumeAttributesClass)
-	}
+	checkScopes(r, field.NewPath("spec"), &q.Spec)
 	return r.errs
 }
 

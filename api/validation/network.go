@@ -356,11 +356,33 @@ func checkBackend(r *report, at *field.Path, b *networkingv1.IngressBackend) {
 // IngressClass checks an ingress class.
 func IngressClass(c *networkingv1.IngressClass) field.ErrorList {
 	r := &report{}
-	at := field.NewPath("spec", "controller")
-	if r.required(at, c.Spec.Controller) && !strings.Contains(c.Spec.Controller, "/") {
-		r.invalid(at, c.Spec.Controller, `must be a domain-prefixed path (such as "acme.io/foo")`)
+	r.add(validation.IsDomainPrefixedPath(field.NewPath("spec", "controller"), c.Spec.Controller)...)
+	if c.Spec.Parameters != nil {
+		checkClassParameters(r, field.NewPath("spec", "parameters"), c.Spec.Parameters)
 	}
 	return r.errs
+}
+
+func checkClassParameters(r *report, at *field.Path, p *networkingv1.IngressClassParametersReference) {
+	if p.APIGroup != nil {
+		r.subdomain(at.Child("apiGroup"), *p.APIGroup)
+	}
+	if r.required(at.Child("kind"), p.Kind) {
+		r.messages(at.Child("kind"), p.Kind, PathName(p.Kind))
+	}
+	if r.required(at.Child("name"), p.Name) {
+		r.messages(at.Child("name"), p.Name, PathName(p.Name))
+	}
+	switch scope := deref(p.Scope); {
+	case scope == networkingv1.IngressClassParametersReferenceScopeNamespace && p.Namespace == nil:
+		r.add(field.Required(at.Child("namespace"), "`parameters.scope` is set to 'Namespace'"))
+	case scope == networkingv1.IngressClassParametersReferenceScopeNamespace:
+		r.label(at.Child("namespace"), *p.Namespace)
+	case scope == networkingv1.IngressClassParametersReferenceScopeCluster && p.Namespace != nil:
+		r.add(field.Forbidden(at.Child("namespace"), "`parameters.scope` is set to 'Cluster'"))
+	default:
+		ifSet(r, at.Child("scope"), scope, networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace)
+	}
 }
 
 // IngressClassUpdate checks a change of an ingress class.

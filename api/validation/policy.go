@@ -15,7 +15,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -178,16 +177,7 @@ func HorizontalPodAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.Err
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
 		r.invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`")
 	}
-	ref := at.Child("scaleTargetRef")
-	if r.required(ref.Child("kind"), s.ScaleTargetRef.Kind) {
-		r.messages(ref.Child("kind"), s.ScaleTargetRef.Kind, PathName(s.ScaleTargetRef.Kind))
-	}
-	if r.required(ref.Child("name"), s.ScaleTargetRef.Name) {
-		r.messages(ref.Child("name"), s.ScaleTargetRef.Name, PathName(s.ScaleTargetRef.Name))
-	}
-	if _, err := schema.ParseGroupVersion(s.ScaleTargetRef.APIVersion); err != nil {
-		r.invalid(ref.Child("apiVersion"), s.ScaleTargetRef.APIVersion, err.Error())
-	}
+	checkScaleTarget(r, at.Child("scaleTargetRef"), &s.ScaleTargetRef)
 	for i := range s.Metrics {
 		checkMetric(r, at.Child("metrics").Index(i), &s.Metrics[i])
 	}
@@ -215,6 +205,7 @@ func checkMetric(r *report, at *field.Path, m *autoscalingv2.MetricSpec) {
 		r.add(field.Required(at.Child("type"), "must specify a metric source type"))
 		return
 	}
+	checkSource(r, at, m)
 	var kinds []autoscalingv2.MetricSourceType
 	known := false
 	for _, s := range sources {
@@ -304,7 +295,17 @@ func PriorityClassUpdate(c, old *schedulingv1.PriorityClass) field.ErrorList {
 // RuntimeClass checks a runtime class.
 func RuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 	r := &report{}
-	r.label(field.NewPath("handler"), c.Handler)
+	if r.required(field.NewPath("handler"), c.Handler) {
+		r.label(field.NewPath("handler"), c.Handler)
+	}
+	if c.Overhead != nil {
+		checkResources(r, field.NewPath("overhead"), &corev1.ResourceRequirements{Limits: c.Overhead.PodFixed})
+	}
+	if s := c.Scheduling; s != nil {
+		at := field.NewPath("scheduling")
+		r.labels(at.Child("nodeSelector"), s.NodeSelector)
+		checkTolerations(r, at.Child("tolerations"), s.Tolerations)
+	}
 	return r.errs
 }
 

@@ -3,13 +3,11 @@ package validation
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/diff"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -174,9 +172,8 @@ func PersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
 // StorageClass checks a storage class.
 func StorageClass(c *storagev1.StorageClass) field.ErrorList {
 	r := &report{}
-	if at := field.NewPath("provisioner"); r.required(at, c.Provisioner) {
-		r.messages(at, c.Provisioner, validation.IsQualifiedName(strings.ToLower(c.Provisioner)))
-	}
+	checkProvisioner(r, field.NewPath("provisioner"), c.Provisioner)
+	checkParameters(r, field.NewPath("parameters"), c.Parameters)
 	if c.ReclaimPolicy != nil {
 		ifSet(r, field.NewPath("reclaimPolicy"), *c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
 	}
@@ -184,12 +181,13 @@ func StorageClass(c *storagev1.StorageClass) field.ErrorList {
 		oneOf(r, field.NewPath("volumeBindingMode"), *c.VolumeBindingMode,
 			storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
 	}
+	checkTopologies(r, field.NewPath("allowedTopologies"), c.AllowedTopologies)
 	return r.errs
 }
 
 // StorageClassUpdate: a class keeps what volumes were made by.
 func StorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
-	r := &report{errs: StorageClass(c)}
+	r := &report{}
 	r.unchanged(field.NewPath("parameters"), c.Parameters, old.Parameters)
 	r.unchanged(field.NewPath("provisioner"), c.Provisioner, old.Provisioner)
 	r.unchanged(field.NewPath("reclaimPolicy"), c.ReclaimPolicy, old.ReclaimPolicy)
@@ -201,23 +199,26 @@ func StorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
 func VolumeAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	r := &report{}
 	at, s := field.NewPath("spec"), &a.Spec
-	r.required(at.Child("attacher"), s.Attacher)
+	r.driverName(at.Child("attacher"), s.Attacher)
 	const message = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
 	switch inline, name := s.Source.InlineVolumeSpec, s.Source.PersistentVolumeName; {
 	case inline == nil && name == nil:
 		r.add(field.Required(at.Child("source"), message))
 	case inline != nil && name != nil:
 		r.add(field.Forbidden(at.Child("source"), message))
+	case name != nil && *name == "":
+		r.add(field.Required(at.Child("source", "persistentVolumeName"), "must specify non empty persistentVolumeName"))
 	}
 	r.subdomain(at.Child("nodeName"), s.NodeName)
+	if name := s.Source.PersistentVolumeName; name != nil {
+		r.subdomain(field.NewPath("spec.source.persistentVolumeName"), *name)
+	}
 	return r.errs
 }
 
 // VolumeAttachmentUpdate: only the status of an attachment changes.
 func VolumeAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorList {
-	r := &report{}
-	if !equality.Semantic.DeepEqual(a.Spec, old.Spec) {
-		r.invalid(field.NewPath("spec"), a.Spec, "field is immutable")
-	}
+	r := &report{errs: VolumeAttachment(a)}
+	r.unchanged(field.NewPath("spec"), a.Spec, old.Spec)
 	return r.errs
 }

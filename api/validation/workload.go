@@ -319,3 +319,40 @@ func ControllerRevisionUpdate(c, old *appsv1.ControllerRevision) field.ErrorList
 	}
 	return r.errs
 }
+
+// PodTemplate checks a template that lies by itself.
+func PodTemplate(t *corev1.PodTemplate) field.ErrorList {
+	r := &report{}
+	podTemplate(r, field.NewPath("template"), &t.Template)
+	return r.errs
+}
+
+// StatefulSetStatusUpdate checks that a status adds up.
+func StatefulSetStatusUpdate(set, _ *appsv1.StatefulSet) field.ErrorList {
+	r := &report{}
+	at, s := field.NewPath("status"), set.Status
+	notNegative(r, at.Child("replicas"), s.Replicas)
+	r.notMore(at.Child("readyReplicas"), s.ReadyReplicas, s.Replicas, "status.replicas")
+	r.notMore(at.Child("currentReplicas"), s.CurrentReplicas, s.Replicas, "status.replicas")
+	r.notMore(at.Child("updatedReplicas"), s.UpdatedReplicas, s.Replicas, "status.replicas")
+	r.notMore(at.Child("availableReplicas"), s.AvailableReplicas, s.Replicas, "status.replicas")
+	if s.AvailableReplicas > s.ReadyReplicas {
+		r.invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than status.readyReplicas")
+	}
+	return r.errs
+}
+
+// DaemonSetStatusUpdate checks that nothing is counted below zero.
+func DaemonSetStatusUpdate(ds, _ *appsv1.DaemonSet) field.ErrorList {
+	r := &report{}
+	at, s := field.NewPath("status"), ds.Status
+	notNegative(r, at.Child("currentNumberScheduled"), s.CurrentNumberScheduled)
+	notNegative(r, at.Child("numberMisscheduled"), s.NumberMisscheduled)
+	notNegative(r, at.Child("desiredNumberScheduled"), s.DesiredNumberScheduled)
+	notNegative(r, at.Child("numberReady"), s.NumberReady)
+	notNegative(r, at.Child("observedGeneration"), s.ObservedGeneration)
+	notNegative(r, at.Child("updatedNumberScheduled"), s.UpdatedNumberScheduled)
+	notNegative(r, at.Child("numberAvailable"), s.NumberAvailable)
+	notNegative(r, at.Child("numberUnavailable"), s.NumberUnavailable)
+	return r.errs
+}

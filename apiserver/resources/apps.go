@@ -22,7 +22,8 @@ func appsRows() []*Row {
 				afterCreate(on(func(ds *appsv1.DaemonSet) { setTemplateGeneration(ds, max(templateGeneration(ds), 1)) })).
 				afterUpdate(onUpdate(countTemplates)),
 		}).prints(daemonSetColumns, cells(daemonSetCells)).warns(onChange(false, daemonSetAdvice)).
-			validates(check(validation.DaemonSet), checkUpdate(validation.DaemonSetUpdate)),
+			validates(check(validation.DaemonSet), checkUpdate(validation.DaemonSetUpdate)).
+			validatesStatus(checkUpdate(validation.DaemonSetStatusUpdate)),
 		kind[appsv1.Deployment, appsv1.DeploymentList](Row{
 			ShortNames: names("deploy"), Categories: all, Namespaced: true, Status: true,
 			Scale: scale(func(d *appsv1.Deployment) (**int32, int32, *metav1.LabelSelector) {
@@ -53,7 +54,8 @@ func appsRows() []*Row {
 			}),
 			Strategy: lifecycle(true),
 		}).prints(statefulSetColumns, cells(statefulSetCells)).warns(statefulSetAdvice).
-			validates(check(validation.StatefulSet), checkUpdate(validation.StatefulSetUpdate)),
+			validates(check(validation.StatefulSet), checkUpdate(validation.StatefulSetUpdate)).
+			validatesStatus(checkUpdate(validation.StatefulSetStatusUpdate)),
 	)
 }
 

@@ -28,7 +28,8 @@ func batchRows() []*Row {
 				return fields.Set{"status.successful": strconv.Itoa(int(j.Status.Succeeded))}
 			}),
 		}).prints(jobColumns, cells(jobCells)).warns(onChange(true, jobAdvice)).
-			validates(check(validation.Job), checkUpdate(validation.JobUpdate)),
+			validates(check(validation.Job), checkUpdate(validation.JobUpdate)).
+			validatesStatus(checkUpdate(validation.JobStatusUpdate)),
 	)
 }
 

@@ -55,7 +55,8 @@ func coreRows() []*Row {
 		kind[corev1.PodTemplate, corev1.PodTemplateList](Row{
 			Namespaced: true,
 			Strategy:   lifecycle(true),
-		}).prints(templateColumns, cells(podTemplateCells)).warns(onChange(false, podTemplateAdvice)).returnsDeleted(),
+		}).prints(templateColumns, cells(podTemplateCells)).warns(onChange(false, podTemplateAdvice)).returnsDeleted().
+			validates(check(validation.PodTemplate), nil),
 		replicationControllerRow(),
 		kind[corev1.ResourceQuota, corev1.ResourceQuotaList](Row{
 			ShortNames: names("quota"), Namespaced: true, Status: true,

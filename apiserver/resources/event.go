@@ -5,6 +5,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"tinykube/api/validation"
 )
@@ -45,7 +46,12 @@ func eventsRows() []*Row {
 				delete(set, "source")
 				return set
 			}),
-		}).prints(eventColumns, cells(eventViewCells)),
+		}).prints(eventColumns, cells(eventViewCells)).
+			validates(func(view Object) field.ErrorList {
+				return validation.NewEvent(eventStored(view.(*eventsv1.Event)))
+			}, func(view, old Object) field.ErrorList {
+				return validation.NewEventUpdate(eventStored(view.(*eventsv1.Event)), eventStored(old.(*eventsv1.Event)))
+			}),
 	)
 }
 

@@ -14,11 +14,14 @@ func storageRows() []*Row {
 				s.PrepareCreate = nil // upstream starts this kind's generation at 0
 				s.RequireResourceVersion = true
 			}),
-		}).prints(csiDriverColumns, cells(csiDriverCells)).returnsDeleted(),
-		kind[storagev1.CSINode, storagev1.CSINodeList](Row{Strategy: needsVersion}).prints(csiNodeColumns, cells(csiNodeCells)).returnsDeleted(),
+		}).prints(csiDriverColumns, cells(csiDriverCells)).returnsDeleted().
+			validates(check(validation.CSIDriver), checkUpdate(validation.CSIDriverUpdate)),
+		kind[storagev1.CSINode, storagev1.CSINodeList](Row{Strategy: needsVersion}).prints(csiNodeColumns, cells(csiNodeCells)).returnsDeleted().
+			validates(check(validation.CSINode), checkUpdate(validation.CSINodeUpdate)),
 		kind[storagev1.CSIStorageCapacity, storagev1.CSIStorageCapacityList](Row{
 			Plural: "csistoragecapacities", Namespaced: true, Strategy: needsVersion,
-		}).prints(csiCapacityColumns, cells(csiCapacityCells)),
+		}).prints(csiCapacityColumns, cells(csiCapacityCells)).
+			validates(check(validation.CSIStorageCapacity), checkUpdate(validation.CSIStorageCapacityUpdate)),
 		kind[storagev1.StorageClass, storagev1.StorageClassList](Row{
 			Plural: "storageclasses", ShortNames: names("sc"),
 		}).prints(storageClassColumns, cells(storageClassCells)).warns(always(validation.StorageClassWarnings)).returnsDeleted().
@@ -30,6 +33,7 @@ func storageRows() []*Row {
 			validates(check(validation.VolumeAttachment), checkUpdate(validation.VolumeAttachmentUpdate)),
 		kind[storagev1.VolumeAttributesClass, storagev1.VolumeAttributesClassList](Row{
 			Plural: "volumeattributesclasses", ShortNames: names("vac"),
-		}).prints(attributesClassColumns, cells(attributesClassCells)).returnsDeleted(),
+		}).prints(attributesClassColumns, cells(attributesClassCells)).returnsDeleted().
+			validates(check(validation.VolumeAttributesClass), checkUpdate(validation.VolumeAttributesClassUpdate)),
 	)
 }
