@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tinykube/client"
+	"tinykube/controllers/harness"
 )
 
 // cluster is a server, a manager, and what plays the scheduler and the nodes.
@@ -35,8 +36,9 @@ type cluster struct {
 // newCluster makes a cluster on a fake server.
 func newCluster(t *testing.T, cfg Config, nodes ...string) *cluster {
 	c := &cluster{t: t, api: newFakeAPI(), cfg: cfg, tick: time.Second}
+	c.client, _ = client.New(c.api.Config())
 	c.cfg.API = c.api.Config()
-	c.client, _ = client.New(c.cfg.API)
+	c.cfg.API.UserAgent = managerAgent
 	c.addNodes(nodes...)
 	return c
 }
@@ -151,11 +153,16 @@ func (c *cluster) playPods(ctx context.Context, round int) {
 		case pod.DeletionTimestamp != nil:
 			now := int64(0)
 			_ = pods.Delete(ctx, pod.Namespace, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
-		case pod.Status.Phase != corev1.PodRunning && !strings.Contains(pod.Spec.Containers[0].Image, "broken"):
+		case pod.Status.Phase != corev1.PodRunning && !harness.IsFinished(pod) && !strings.Contains(pod.Spec.Containers[0].Image, "broken"):
 			pod.Status.Phase, pod.Status.PodIP = corev1.PodRunning, fmt.Sprintf("10.244.0.%d", i+1)
 			pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
 			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
 			_, _ = pods.UpdateStatus(ctx, pod)
+		case pod.Status.Phase == corev1.PodRunning:
+			if code, ends := exit(pod); ends {
+				end(pod, code)
+				_, _ = pods.UpdateStatus(ctx, pod)
+			}
 		}
 	}
 }

@@ -40,6 +40,7 @@ type object = map[string]any
 type fakeAPI struct {
 	// Lag is by how much watches trail. Set it before use.
 	Lag time.Duration
+	faults
 	// Fault is asked about every write: an error before means that it does not
 	// happen, an error after that it does but nobody hears of it. Either may
 	// be nil.
@@ -49,7 +50,8 @@ type fakeAPI struct {
 	revision    int
 	compacted   int                    // no watch can start before it
 	collections map[string]*collection // by "group/plural"
-	writes      []string               // "POST pods web-x", in order
+	writes      []string               // "POST pods web-x", in order, since last asked
+	history     []string               // the same, from the beginning
 }
 
 type collection struct {
@@ -100,16 +102,16 @@ func (s *fakeAPI) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
 		body, _ = io.ReadAll(r.Body)
 	}
+	if answer := builtIn(r, body); answer != nil {
+		return respond(r, http.StatusOK, answer), nil
+	}
 	t := parse(r.URL.Path)
 	if r.Method == http.MethodGet && r.URL.Query().Get("watch") == "true" {
 		return s.watch(r, t)
 	}
-	var after error
-	if r.Method != http.MethodGet && s.Fault != nil {
-		var before error
-		if before, after = s.Fault(r.Method, r.URL.Path); before != nil {
-			return nil, before
-		}
+	before, after := s.fault(r)
+	if before != nil {
+		return nil, before
 	}
 	s.mu.Lock()
 	answer, err := s.serve(r, t, body)
@@ -126,8 +128,15 @@ func (s *fakeAPI) RoundTrip(r *http.Request) (*http.Response, error) {
 		status.ErrStatus.Kind, status.ErrStatus.APIVersion = "Status", "v1"
 		answer, code = status.ErrStatus, int(status.ErrStatus.Code)
 	}
+	return respond(r, code, answer), nil
+}
+
+func respond(r *http.Request, code int, answer any) *http.Response {
 	raw, err := json.Marshal(answer)
-	return &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(raw)), Request: r}, err
+	if err != nil {
+		panic(err)
+	}
+	return &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(raw)), Request: r}
 }
 
 // target is what a path names.
@@ -159,7 +168,13 @@ func parse(path string) target {
 func (s *fakeAPI) serve(r *http.Request, t target, body []byte) (any, error) {
 	c := s.collection(t.collection())
 	if r.Method != http.MethodGet && t.plural != "events" && t.plural != "leases" {
-		s.writes = append(s.writes, strings.TrimSpace(fmt.Sprintf("%s %s %s %s", r.Method, t.plural, t.name, t.subresource)))
+		write := strings.TrimSpace(fmt.Sprintf("%s %s %s %s", r.Method, t.plural, t.name, t.subresource))
+		s.writes, s.history = append(s.writes, write), append(s.history, write)
+	}
+	if s.meddles(r.Method, t) && c.objects[t.key()] != nil {
+		obj := copied(c.objects[t.key()])
+		meta(obj)["annotations"] = with(meta(obj)["annotations"], "example.com/meddled", strconv.Itoa(s.revision))
+		s.put(c, t, obj, "MODIFIED")
 	}
 	have, exists := c.objects[t.key()]
 	switch {
@@ -167,6 +182,8 @@ func (s *fakeAPI) serve(r *http.Request, t target, body []byte) (any, error) {
 		return s.list(c, t, r.URL.Query().Get("fieldSelector")), nil
 	case r.Method == http.MethodPost && t.subresource == "":
 		return s.create(c, t, body)
+	case r.Method == http.MethodDelete && t.name == "":
+		return s.deleteAll(c, t, body)
 	case !exists:
 		return nil, apierrors.NewNotFound(t.resource(), t.name)
 	}
@@ -199,9 +216,8 @@ func (s *fakeAPI) collection(name string) *collection {
 func (s *fakeAPI) list(c *collection, t target, selector string) any {
 	items := []object{}
 	for key, obj := range c.objects {
-		namespace, name, _ := strings.Cut(key, "/")
-		wanted, isName := strings.CutPrefix(selector, "metadata.name=")
-		if (t.namespace == "" || namespace == t.namespace) && (!isName || wanted == name) {
+		namespace, _, _ := strings.Cut(key, "/")
+		if (t.namespace == "" || namespace == t.namespace) && selects(selector, obj) {
 			items = append(items, obj)
 		}
 	}
@@ -218,6 +234,9 @@ func (s *fakeAPI) create(c *collection, t target, body []byte) (any, error) {
 	m["uid"] = fmt.Sprintf("uid-%d", s.revision+1)
 	m["creationTimestamp"] = time.Now().UTC().Format(time.RFC3339)
 	m["generation"] = float64(1)
+	if t.plural == "jobs" {
+		selectByUID(obj)
+	}
 	return s.put(c, t, obj, "ADDED"), nil
 }
 
@@ -246,10 +265,13 @@ func (s *fakeAPI) update(c *collection, t target, have, obj object) (any, error)
 			delete(m, fixed)
 		}
 	}
-	if t.subresource == "status" {
+	switch {
+	case t.subresource == "status":
 		obj["spec"] = have["spec"]
-	} else if t.plural != "events" {
+	case t.subresource != "approval" && t.plural != "events" && have["status"] != nil:
 		obj["status"] = have["status"]
+	case t.subresource != "approval" && t.plural != "events":
+		delete(obj, "status")
 	}
 	m["resourceVersion"] = was["resourceVersion"]
 	if equal(obj, have) {
@@ -259,7 +281,7 @@ func (s *fakeAPI) update(c *collection, t target, have, obj object) (any, error)
 		generation, _ := was["generation"].(float64)
 		m["generation"] = generation + 1
 	}
-	if m["deletionTimestamp"] != nil && empty(m["finalizers"]) && t.plural != "pods" {
+	if m["deletionTimestamp"] != nil && empty(m["finalizers"]) && !held(t, obj) {
 		return s.put(c, t, obj, "DELETED"), nil
 	}
 	return s.put(c, t, obj, "MODIFIED"), nil
@@ -279,7 +301,13 @@ func (s *fakeAPI) delete(c *collection, t target, have object, body []byte) (any
 	spec, _ := have["spec"].(object)
 	placed := t.plural == "pods" && spec["nodeName"] != nil && spec["nodeName"] != ""
 	graceful := placed && (options.GracePeriodSeconds == nil || *options.GracePeriodSeconds > 0)
-	if !graceful && empty(m["finalizers"]) {
+	if options.PropagationPolicy != nil && *options.PropagationPolicy == metav1.DeletePropagationForeground && s.Collects && m["deletionTimestamp"] == nil {
+		have = copied(have)
+		m = meta(have)
+		finalizers, _ := m["finalizers"].([]any)
+		m["finalizers"] = append(finalizers, metav1.FinalizerDeleteDependents)
+	}
+	if !graceful && empty(m["finalizers"]) && (t.plural == "pods" || !held(t, have)) {
 		return s.put(c, t, copied(have), "DELETED"), nil
 	}
 	if m["deletionTimestamp"] != nil {
@@ -312,11 +340,8 @@ func (s *fakeAPI) put(c *collection, t target, obj object, kind string) object {
 // watch streams a collection's log from a revision on.
 func (s *fakeAPI) watch(r *http.Request, t target) (*http.Response, error) {
 	query := r.URL.Query()
-	respond := func(code int, body io.ReadCloser) *http.Response {
-		return &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {"application/json"}}, Body: body, Request: r}
-	}
 	if query.Get("sendInitialEvents") == "true" {
-		return respond(http.StatusUnprocessableEntity, io.NopCloser(strings.NewReader(`{"kind":"Status","status":"Failure","reason":"Invalid","code":422}`))), nil
+		return respond(r, http.StatusUnprocessableEntity, object{"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422}), nil
 	}
 	from, _ := strconv.Atoi(query.Get("resourceVersion"))
 	reader, writer := io.Pipe()
@@ -335,12 +360,17 @@ func (s *fakeAPI) watch(r *http.Request, t target) (*http.Response, error) {
 				if e.revision <= from {
 					continue
 				}
-				if !sleep(r, s.Lag-time.Since(e.at)) {
+				if !sleep(r, s.lag(t, e)-time.Since(e.at)) {
 					return
 				}
 				from = e.revision
-				if _, err := fmt.Fprintf(writer, "{\"type\":%q,\"object\":%s}\n", e.kind, e.object); err != nil {
-					return
+				if !selects(query.Get("fieldSelector"), decode(e.object)) {
+					continue
+				}
+				for range s.times() {
+					if _, err := fmt.Fprintf(writer, "{\"type\":%q,\"object\":%s}\n", e.kind, e.object); err != nil {
+						return
+					}
 				}
 			}
 			select {
@@ -350,7 +380,7 @@ func (s *fakeAPI) watch(r *http.Request, t target) (*http.Response, error) {
 			}
 		}
 	}()
-	return respond(http.StatusOK, reader), nil
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: reader, Request: r}, nil
 }
 
 func sleep(r *http.Request, d time.Duration) bool {

@@ -28,7 +28,8 @@ import (
 // hour of cluster life takes a fraction of a second.
 
 var quick = Config{
-	Controllers: []string{"*", "-garbagecollector", "-namespace"}, // they need discovery
+	Controllers: []string{"serviceaccount", "nodelifecycle", "taint-eviction-controller", "deployment", "replicaset",
+		"daemonset", "endpointslice", "endpoint", "podgc"},
 	NodeLifecycle: nodelifecycle.Config{
 		MonitorPeriod: 5 * time.Second, GracePeriod: 50 * time.Second, StartupGracePeriod: time.Minute,
 		EvictionRate: 0.1, SecondaryEvictionRate: 0.01, LargeClusterThreshold: 50, UnhealthyZoneThreshold: 0.55,

@@ -10,6 +10,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tinykube/client"
 	"tinykube/controllers/harness"
@@ -77,6 +78,7 @@ func (c *approver) approve(ctx context.Context, csr *certificatesv1.CertificateS
 	updated := csr.DeepCopy()
 	updated.Status.Conditions = append(updated.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
 		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "AutoApproved", Message: message,
+		LastUpdateTime: metav1.Now(),
 	})
 	if _, err := c.requests.UpdateSub(ctx, updated, "approval"); err != nil {
 		return fmt.Errorf("approve: %w", err)

@@ -54,7 +54,7 @@ func goesAt(csr *certificatesv1.CertificateSigningRequest) time.Time {
 	}
 	for _, kind := range []certificatesv1.RequestConditionType{certificatesv1.CertificateDenied, certificatesv1.CertificateFailed, certificatesv1.CertificateApproved} {
 		issued := kind != certificatesv1.CertificateApproved || len(csr.Status.Certificate) > 0
-		if since := conditionTime(csr, kind); since != nil && issued {
+		if since := conditionTime(csr, kind); since != nil && !since.IsZero() && issued {
 			sooner(since.Add(keepAnswered))
 		}
 	}

@@ -66,6 +66,9 @@ func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, 
 // could say so in the status, that one is returned; nil if the name is
 // someone else's.
 func (c *controller) startJob(ctx context.Context, cronJob *batchv1.CronJob, due time.Time) (*batchv1.Job, error) {
+	if there, ok := c.jobs.Get(cronJob.Namespace, jobName(cronJob, due)); ok && metav1.IsControlledBy(there, cronJob) {
+		return there, nil
+	}
 	job, err := c.jobs.Create(ctx, newJob(cronJob, due))
 	switch {
 	case apierrors.IsAlreadyExists(err):
