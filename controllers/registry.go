@@ -21,6 +21,7 @@ import (
 	"tinykube/controllers/nodelifecycle"
 	"tinykube/controllers/podgc"
 	"tinykube/controllers/replicaset"
+	"tinykube/controllers/resourcequota"
 	"tinykube/controllers/rootca"
 	"tinykube/controllers/serviceaccount"
 	"tinykube/controllers/serviceaccounttoken"
@@ -61,6 +62,7 @@ var registry = []entry{
 			rootca.Register(m, c.RootCA)
 		}
 	}},
+	plain("resourcequota-controller", "resourcequota", resourcequota.Register),
 
 	{name: "node-ipam-controller", alias: "nodeipam", register: func(m *harness.Manager, c *Config) {
 		if c.AllocateNodeCIDRs {
@@ -113,7 +115,6 @@ var registry = []entry{
 	{name: "persistentvolume-expander-controller", alias: "persistentvolume-expander"},
 	{name: "persistentvolume-protection-controller", alias: "pv-protection"},
 	{name: "persistentvolumeclaim-protection-controller", alias: "pvc-protection"},
-	{name: "resourcequota-controller", alias: "resourcequota"},
 	{name: "service-cidr-controller", alias: "service-cidr-controller"},
 	{name: "validatingadmissionpolicy-status-controller", alias: "validatingadmissionpolicy-status"},
 }

@@ -22,9 +22,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"tinykube/api/quota"
 	"tinykube/client"
 	"tinykube/controllers/certificates"
 	"tinykube/controllers/nodeipam"
@@ -96,6 +98,29 @@ var clusterScenarios = []scenario{
 			return ""
 		},
 		creates: map[string]int{"pods": 3},
+	},
+	{
+		name: "resourcequota", controllers: []string{"replicaset", "resourcequota"},
+		start: func(c *cluster) {
+			quantity := resource.MustParse
+			create(c, client.ResourceQuotas, &corev1.ResourceQuota{ObjectMeta: meta1("team"), Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{
+				"pods": quantity("10"), "requests.cpu": quantity("1"), "configmaps": quantity("5"), "count/replicasets.apps": quantity("3"),
+			}}})
+			create(c, client.ConfigMaps, &corev1.ConfigMap{ObjectMeta: meta1("one")})
+			rs := replicaSet(3)
+			rs.Spec.Template.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": quantity("100m")}
+			create(c, client.ReplicaSets, rs)
+		},
+		change: func(c *cluster) {
+			change(c, client.ReplicaSets, ns, "web", func(rs *appsv1.ReplicaSet) { rs.Spec.Replicas = ptr(int32(2)) })
+		},
+		wrong: func(c *cluster) string {
+			used := get(c, client.ResourceQuotas, ns, "team").Status.Used
+			if got := quota.Text(used); got != "configmaps=1,count/replicasets.apps=1,pods=2,requests.cpu=200m" {
+				return got
+			}
+			return ""
+		},
 	},
 	{
 		name: "endpointslice and endpoints", controllers: []string{"replicaset", "endpointslice", "endpoint"}, nodes: 2,
