@@ -64,6 +64,8 @@ func ParseConfig(data []byte) (*kubeproxy.KubeProxyConfiguration, error) {
 
 // setDefaults fills in upstream's defaults for what we read.
 //
+// A mode that is left empty is chosen when we run: see chooseMode.
+//
 // Simplified: iptables.localhostNodePorts is false unless asked for, where
 // upstream says true. It needs route_localnet, which opens services bound to
 // 127.0.0.1 to the wire; so NodePorts answer at the node's address, not at
@@ -79,16 +81,20 @@ func setDefaults(c *kubeproxy.KubeProxyConfiguration) {
 			d.Duration = value
 		}
 	}
-	or((*string)(&c.Mode), modeIPTables)
 	or((*string)(&c.DetectLocalMode), localByClusterCIDR)
 	or(&c.HealthzBindAddress, "0.0.0.0:10256")
 	or(&c.MetricsBindAddress, "127.0.0.1:10249")
-	after(&c.IPTables.SyncPeriod, 30*time.Second)
+	for _, period := range []*metav1.Duration{&c.IPTables.SyncPeriod, &c.NFTables.SyncPeriod, &c.IPVS.SyncPeriod} {
+		after(period, 30*time.Second)
+	}
 	after(&c.IPTables.MinSyncPeriod, time.Second)
+	after(&c.NFTables.MinSyncPeriod, time.Second)
 	after(&c.ConfigSyncPeriod, 15*time.Minute)
-	if c.IPTables.MasqueradeBit == nil {
-		bit := int32(14)
-		c.IPTables.MasqueradeBit = &bit
+	for _, bit := range []**int32{&c.IPTables.MasqueradeBit, &c.NFTables.MasqueradeBit} {
+		if *bit == nil {
+			fourteen := int32(14)
+			*bit = &fourteen
+		}
 	}
 }
 
@@ -99,17 +105,28 @@ func validate(c *kubeproxy.KubeProxyConfiguration) error {
 		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{field}, args...)...))
 	}
 	switch c.Mode {
-	case modeIPTables:
-	case modeNFTables, modeIPVS:
-		bad("mode", "%q is not built yet: use \"iptables\"", c.Mode)
+	case "", modeIPTables, modeNFTables, modeIPVS:
 	default:
-		bad("mode", "%q is none of iptables, nftables, ipvs", c.Mode)
+		bad("mode", "%q is none of %s", c.Mode, strings.Join(Modes, ", "))
 	}
-	if bit := *c.IPTables.MasqueradeBit; bit < 0 || bit > 31 {
-		bad("iptables.masqueradeBit", "%d is not within 0 to 31", bit)
+	for section, bit := range map[string]*int32{"iptables": c.IPTables.MasqueradeBit, "nftables": c.NFTables.MasqueradeBit} {
+		if *bit < 0 || *bit > 31 {
+			bad(section+".masqueradeBit", "%d is not within 0 to 31", *bit)
+		}
 	}
-	if c.IPTables.MinSyncPeriod.Duration < 0 || c.IPTables.SyncPeriod.Duration < c.IPTables.MinSyncPeriod.Duration {
-		bad("iptables.minSyncPeriod", "must be at least 0 and at most iptables.syncPeriod")
+	for section, p := range map[string][2]metav1.Duration{"iptables": {c.IPTables.MinSyncPeriod, c.IPTables.SyncPeriod},
+		"nftables": {c.NFTables.MinSyncPeriod, c.NFTables.SyncPeriod}, "ipvs": {c.IPVS.MinSyncPeriod, c.IPVS.SyncPeriod}} {
+		if p[0].Duration < 0 || p[1].Duration < p[0].Duration {
+			bad(section+".minSyncPeriod", "must be at least 0 and at most %s.syncPeriod", section)
+		}
+	}
+	if s := c.IPVS.Scheduler; s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz") != "" {
+		bad("ipvs.scheduler", "%q is no name of a scheduler, as rr, lc or sh", s)
+	}
+	for _, cidr := range c.IPVS.ExcludeCIDRs {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			bad("ipvs.excludeCIDRs", "%v", err)
+		}
 	}
 	for _, cidr := range splitList(c.ClusterCIDR) {
 		if _, err := netip.ParsePrefix(cidr); err != nil {
@@ -151,32 +168,21 @@ func splitList(text string) (parts []string) {
 	return parts
 }
 
-// firstIPv4 picks the range of our family.
-func firstIPv4(cidrs []string) string {
-	for _, cidr := range cidrs {
-		if p, err := netip.ParsePrefix(cidr); err == nil && p.Addr().Is4() {
-			return p.Masked().String()
-		}
-	}
-	return ""
+// section is what the mode in use says about syncing and masquerading; ipvs takes
+// the latter from iptables' section.
+type section struct {
+	masqueradeAll             bool
+	masqueradeBit             int
+	minSyncPeriod, syncPeriod time.Duration
 }
 
-// localMatch is how traffic of our own pods is told apart. podCIDRs are our
-// Node's.
-func localMatch(c *kubeproxy.KubeProxyConfiguration, podCIDRs []string) string {
-	switch c.DetectLocalMode {
-	case localByBridge:
-		return "-i " + c.DetectLocal.BridgeInterface
-	case localByInterfacePrefix:
-		return "-i " + c.DetectLocal.InterfaceNamePrefix + "+"
-	case localByNodeCIDR:
-		if cidr := firstIPv4(podCIDRs); cidr != "" {
-			return "-s " + cidr
-		}
-	default:
-		if cidr := firstIPv4(splitList(c.ClusterCIDR)); cidr != "" {
-			return "-s " + cidr
-		}
+func modeSection(c *kubeproxy.KubeProxyConfiguration) section {
+	s := section{c.IPTables.MasqueradeAll, int(*c.IPTables.MasqueradeBit), c.IPTables.MinSyncPeriod.Duration, c.IPTables.SyncPeriod.Duration}
+	switch c.Mode {
+	case modeNFTables:
+		s = section{c.NFTables.MasqueradeAll, int(*c.NFTables.MasqueradeBit), c.NFTables.MinSyncPeriod.Duration, c.NFTables.SyncPeriod.Duration}
+	case modeIPVS:
+		s.minSyncPeriod, s.syncPeriod = c.IPVS.MinSyncPeriod.Duration, c.IPVS.SyncPeriod.Duration
 	}
-	return ""
+	return s
 }

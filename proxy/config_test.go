@@ -49,19 +49,21 @@ func TestConfig(t *testing.T) {
 	if err := validate(c); err != nil {
 		t.Errorf("defaults are not valid: %v", err)
 	}
-	if c.Mode != "iptables" || c.HealthzBindAddress != "0.0.0.0:10256" || c.MetricsBindAddress != "127.0.0.1:10249" || *c.IPTables.MasqueradeBit != 14 {
+	if c.Mode != "" || c.HealthzBindAddress != "0.0.0.0:10256" || c.MetricsBindAddress != "127.0.0.1:10249" || *c.IPTables.MasqueradeBit != 14 {
 		t.Errorf("defaults %+v", c)
 	}
-	if got := localMatch(c, nil); got != "-s 10.200.0.0/16" {
+	if got := localTraffic(c, IPv4, nil).iptables(""); got != "-s 10.200.0.0/16" {
 		t.Errorf("local traffic: %s", got)
 	}
 	for text, want := range map[string]string{
 		head + "mod: iptables":                                 "mod",
 		head + "mode: [iptables]":                              "mode",
 		"apiVersion: v1\nkind: Pod\n":                          "not a kubeproxy",
-		head + "mode: ipvs":                                    "not built yet",
-		head + "mode: nftables":                                "not built yet",
 		head + "mode: userspace":                               "none of iptables",
+		head + "ipvs: {scheduler: 'rr; reboot'}":               "ipvs.scheduler",
+		head + "ipvs: {excludeCIDRs: [x]}":                     "ipvs.excludeCIDRs",
+		head + "nftables: {masqueradeBit: -1}":                 "nftables.masqueradeBit",
+		head + "nftables: {syncPeriod: 1s, minSyncPeriod: 2s}": "nftables.minSyncPeriod",
 		head + "clusterCIDR: 10.0.0.0":                         "clusterCIDR",
 		head + "iptables: {masqueradeBit: 32}":                 "masqueradeBit",
 		head + "iptables: {syncPeriod: 1s, minSyncPeriod: 2s}": "minSyncPeriod",
@@ -81,20 +83,21 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-func TestLocalMatch(t *testing.T) {
-	for text, want := range map[string]string{
-		"clusterCIDR: 'fd00::/48,10.244.0.0/16'": "-s 10.244.0.0/16",
-		"clusterCIDR: ''":                        "",
-		"detectLocalMode: NodeCIDR":              "-s 10.244.1.0/24",
-		"{detectLocalMode: BridgeInterface, detectLocal: {bridgeInterface: cni0}}":         "-i cni0",
-		"{detectLocalMode: InterfaceNamePrefix, detectLocal: {interfaceNamePrefix: veth}}": "-i veth+",
+func TestLocalTraffic(t *testing.T) {
+	for text, want := range map[string][2]string{
+		"clusterCIDR: 'fd00::/48,10.244.0.0/16'": {"-s 10.244.0.0/16", "ip saddr 10.244.0.0/16"},
+		"clusterCIDR: ''":                        {"", ""},
+		"detectLocalMode: NodeCIDR":              {"-s 10.244.1.0/24", "ip saddr 10.244.1.0/24"},
+		"{detectLocalMode: BridgeInterface, detectLocal: {bridgeInterface: cni0}}":         {"-i cni0", `iifname "cni0"`},
+		"{detectLocalMode: InterfaceNamePrefix, detectLocal: {interfaceNamePrefix: veth}}": {"-i veth+", `iifname "veth*"`},
 	} {
 		var c Config
 		if err := yaml.Unmarshal([]byte(text), &c.KubeProxyConfiguration); err != nil {
 			t.Fatal(err)
 		}
 		setDefaults(&c.KubeProxyConfiguration)
-		if got := localMatch(&c.KubeProxyConfiguration, []string{"10.244.1.0/24"}); got != want {
+		local := localTraffic(&c.KubeProxyConfiguration, IPv4, []string{"10.244.1.0/24"})
+		if got := [2]string{local.iptables(""), local.nftables(IPv4, "")}; got != want {
 			t.Errorf("%s: %q, want %q", text, got, want)
 		}
 	}
@@ -142,7 +145,7 @@ func FuzzConfig(f *testing.F) {
 		if c, err := ParseConfig([]byte(text)); err == nil {
 			setDefaults(c)
 			_ = validate(c)
-			_ = localMatch(c, nil)
+			_ = localTraffic(c, IPv4, nil)
 		}
 	})
 }

@@ -28,8 +28,7 @@ func newUDPFlows(state State, local []netip.Addr) udpFlows {
 	for _, ip := range local {
 		f.local[ip] = true
 	}
-	for i := range state.Ports {
-		p := &state.Ports[i]
+	for _, p := range state.Ports {
 		if p.Protocol != "udp" {
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 // front of the node, metrics, and the health-check ports of Services whose
 // external traffic policy is Local.
 type health struct {
+	mode     string // set before serve
 	limit    time.Duration
 	log      *slog.Logger
 	registry *prometheus.Registry
@@ -78,8 +79,8 @@ func (h *health) setEligible(eligible bool) {
 
 func (h *health) synced(took time.Duration, state State) {
 	checks := map[uint16]serviceCheck{}
-	for i := range state.Ports {
-		if p := &state.Ports[i]; p.HealthCheckNodePort != 0 {
+	for _, p := range state.Ports {
+		if p.HealthCheckNodePort != 0 {
 			// All ports of a Service share its check; a pod counts once.
 			pods := map[string]bool{}
 			for _, e := range p.Local {
@@ -166,7 +167,7 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 func (h *health) metricsMux() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(h.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "iptables") })
+	mux.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, h.mode) })
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	return mux
 }
@@ -188,7 +189,7 @@ func (h *health) serveChecks(ctx context.Context) error {
 				child, cancel := context.WithCancel(ctx)
 				open[port] = cancel
 				group.Go(func() error {
-					return h.listen(child, net.JoinHostPort("0.0.0.0", strconv.Itoa(int(port))), h.checkHandler(port))
+					return h.listen(child, net.JoinHostPort("", strconv.Itoa(int(port))), h.checkHandler(port))
 				})
 			}
 		}

@@ -10,93 +10,110 @@ import (
 	"tinykube/internal/iptables"
 )
 
-// Backend makes the kernel do what a State says. Each Sync is atomic and
-// idempotent.
-type Backend interface {
-	Sync(ctx context.Context, state State) error
-	// Intact says whether the kernel still holds what Sync wrote; if not, the
-	// next Sync starts from nothing.
-	Intact(ctx context.Context) bool
-}
-
 // IPTables is the backend for iptables, of either flavour.
 type IPTables struct {
-	Runner  iptables.Runner
-	Options RuleOptions
-	Logger  *slog.Logger
-
+	restorer
 	renderer Renderer
+}
+
+// NewIPTables makes the backend.
+func NewIPTables(runner iptables.Runner, log *slog.Logger) *IPTables {
+	return &IPTables{restorer: restorer{runner: runner, log: log}}
+}
+
+// Sync writes the difference between what the kernel holds and the state.
+func (b *IPTables) Sync(ctx context.Context, state State, options Options) (bool, error) {
+	b.jumps = iptablesJumps(options)
+	return b.write(ctx, b.renderer.Render(state, options))
+}
+
+func iptablesJumps(options Options) []jump {
+	if options.LocalhostNodePorts {
+		return append(slices.Clone(jumps), martianJumps...)
+	}
+	return jumps
+}
+
+// Text is what would be written on a node that has no rules of ours.
+func (b *IPTables) Text(state State, options Options) string {
+	return restoreText(nil, b.renderer.Render(state, options), entries{add: iptablesJumps(options)})
+}
+
+// restorer keeps the kernel's tables as Rules say.
+type restorer struct {
+	runner iptables.Runner
+	log    *slog.Logger
+	jumps  []jump
 	// applied is what we last wrote; nil when we do not know what the kernel
 	// holds: at first, after an error, and when somebody has meddled.
 	applied Rules
 	looks   int // calls of Intact
-	// Writes counts the restores that changed something.
-	Writes int
 }
 
-// Sync writes the difference between what the kernel holds and the state. Knowing
-// what we wrote last, it neither reads the tables nor writes unchanged chains:
-// one new endpoint among thousands costs three chains.
-func (b *IPTables) Sync(ctx context.Context, state State) error {
-	want := b.renderer.Render(state, b.Options)
-	have, missing := b.applied, []jump(nil)
+// write brings the kernel to what is wanted and says whether it had to change
+// anything. Knowing what we wrote last, it neither reads the tables nor writes
+// unchanged chains: one new endpoint among thousands costs three chains.
+func (b *restorer) write(ctx context.Context, want Rules) (bool, error) {
+	have, entries := b.applied, entries{}
 	if have == nil {
 		var err error
-		if have, missing, err = b.observe(ctx); err != nil {
-			return err
+		if have, entries, err = b.observe(ctx); err != nil {
+			return false, err
 		}
 	}
-	text := restoreText(have, want, missing)
+	text := restoreText(have, want, entries)
 	if text == "" {
-		return nil
+		return false, nil
 	}
 	b.applied = nil
-	if err := b.Runner.Restore(ctx, []byte(text)); err != nil {
-		return fmt.Errorf("write rules: %w", err)
+	if err := b.runner.Restore(ctx, []byte(text)); err != nil {
+		return false, fmt.Errorf("write rules: %w", err)
 	}
 	b.applied = want
-	b.Writes++
-	return nil
+	return true, nil
 }
 
 // unknown is the text of a chain that is there but was not read: it differs from
 // any other. iptables prints rules in its own words, so theirs cannot be compared.
 const unknown = "?"
 
-// observe reads which of our chains exist and which jumps are missing.
-func (b *IPTables) observe(ctx context.Context) (Rules, []jump, error) {
-	save, err := b.Runner.Save(ctx, "")
+// entries are what to do about the jumps from the kernel's chains into ours.
+type entries struct {
+	add    []jump
+	remove map[string][]string // table → "-D" lines: they lead to chains of other modes
+}
+
+// observe reads which of our chains exist and which jumps are missing, or wrong.
+func (b *restorer) observe(ctx context.Context) (Rules, entries, error) {
+	save, err := b.runner.Save(ctx, "")
 	if err != nil {
-		return nil, nil, err
+		return nil, entries{}, err
 	}
 	kernel := iptables.Parse(save)
-	have := Rules{}
+	have, e := Rules{}, entries{remove: map[string][]string{}}
 	for name, table := range kernel {
 		have[name] = map[string]string{}
-		for chain := range table {
-			if name == "nat" && slices.ContainsFunc(portChains, func(p string) bool { return strings.HasPrefix(chain, p) }) {
+		for chain, rules := range table {
+			if isOurChain(chain) {
 				have[name][chain] = unknown
+				continue
+			}
+			for _, rule := range rules {
+				fields := strings.Fields(rule)
+				to := fields[len(fields)-1]
+				if isOurChain(to) && !slices.ContainsFunc(b.jumps, func(j jump) bool { return j.table == name && j.from == chain && j.to == to }) {
+					e.remove[name] = append(e.remove[name], "-D "+chain+" "+rule+"\n")
+				}
 			}
 		}
 	}
-	var missing []jump
-	for _, j := range b.jumps() {
+	for _, j := range b.jumps {
 		if !kernel[j.table].Jumps(j.from, j.to) {
-			missing = append(missing, j)
+			e.add = append(e.add, j)
 		}
 	}
-	return have, missing, nil
+	return have, e, nil
 }
-
-func (b *IPTables) jumps() []jump {
-	if b.Options.LocalhostNodePorts {
-		return append(slices.Clone(jumps), martianJumps...)
-	}
-	return jumps
-}
-
-// FirstRestore is what would be written on a node that has no rules of ours.
-func FirstRestore(rules Rules) string { return restoreText(nil, rules, jumps) }
 
 // jumpsEvery so many calls Intact also looks at the jumps.
 const jumpsEvery = 5
@@ -105,7 +122,7 @@ const jumpsEvery = 5
 // empty it. At times it also looks at the jumps, which a careless firewall script
 // may lose one by one. It asks for single chains; the nft flavour answers that
 // in the same time with any number of Services.
-func (b *IPTables) Intact(ctx context.Context) bool {
+func (b *restorer) Intact(ctx context.Context) bool {
 	if b.applied == nil {
 		return false
 	}
@@ -121,7 +138,7 @@ func (b *IPTables) Intact(ctx context.Context) bool {
 	if b.looks%jumpsEvery != 0 {
 		return true
 	}
-	for _, j := range b.jumps() {
+	for _, j := range b.jumps {
 		table := kernel[j.table]
 		if _, listed := table[j.from]; !listed {
 			table[j.from] = b.list(ctx, j.table, j.from)[j.from]
@@ -134,68 +151,38 @@ func (b *IPTables) Intact(ctx context.Context) bool {
 	return true
 }
 
-func (b *IPTables) lost(what, table string) {
-	b.Logger.Warn(what+"; writing all of them again", "table", table)
+func (b *restorer) lost(what, table string) {
+	b.log.Warn(what+"; writing all of them again", "table", table)
 	b.applied = nil
 }
 
-func (b *IPTables) list(ctx context.Context, table, chain string) iptables.Table {
-	text, err := b.Runner.Run(ctx, "-t", table, "-S", chain)
+func (b *restorer) list(ctx context.Context, table, chain string) iptables.Table {
+	text, err := b.runner.Run(ctx, "-t", table, "-S", chain)
 	if err != nil {
 		return iptables.Table{} // no such chain
 	}
 	return iptables.Parse("*" + table + "\n" + text)[table]
 }
 
-// CleanupIPTables removes all that this proxy, or upstream's, has written.
-func CleanupIPTables(ctx context.Context, runner iptables.Runner) error {
-	save, err := runner.Save(ctx, "")
+// Cleanup removes all that this proxy, or upstream's, has written. The ipvs
+// backend's chains are ours as well.
+func (b *restorer) Cleanup(ctx context.Context) error {
+	b.applied, b.jumps = nil, nil
+	have, entries, err := b.observe(ctx)
 	if err != nil {
 		return err
 	}
-	if text := cleanupText(iptables.Parse(save)); text != "" {
-		return runner.Restore(ctx, []byte(text))
+	if text := restoreText(have, nil, entries); text != "" {
+		return b.runner.Restore(ctx, []byte(text))
 	}
 	return nil
 }
 
-// frameChains are the chains that Render makes whatever the state.
-var frameChains = []string{servicesChain, externalServicesChain, nodePortsChain, postroutingChain, markMasqChain,
-	forwardChain, firewallChain, canaryChain}
+// frameChains are the chains that the backends make whatever the state.
+var frameChains = append([]string{servicesChain, externalServicesChain, nodePortsChain, postroutingChain, markMasqChain,
+	forwardChain, firewallChain, canaryChain}, ipvsChains...)
 
 func isOurChain(chain string) bool {
 	return slices.Contains(frameChains, chain) ||
 		slices.ContainsFunc(portChains, func(p string) bool { return strings.HasPrefix(chain, p) })
-}
-
-func cleanupText(kernel map[string]iptables.Table) string {
-	var text strings.Builder
-	for _, name := range tables {
-		var ours, leave []string
-		for chain, rules := range kernel[name] {
-			if isOurChain(chain) {
-				ours = append(ours, chain)
-				continue
-			}
-			for _, rule := range rules {
-				if fields := strings.Fields(rule); isOurChain(fields[len(fields)-1]) {
-					leave = append(leave, "-D "+chain+" "+rule+"\n")
-				}
-			}
-		}
-		if len(ours)+len(leave) == 0 {
-			continue
-		}
-		slices.Sort(ours)
-		fmt.Fprintf(&text, "*%s\n", name)
-		for _, chain := range ours {
-			fmt.Fprintf(&text, ":%s - [0:0]\n", chain)
-		}
-		text.WriteString(strings.Join(leave, ""))
-		for _, chain := range ours {
-			fmt.Fprintf(&text, "-X %s\n", chain)
-		}
-		text.WriteString("COMMIT\n")
-	}
-	return text.String()
 }

@@ -3,11 +3,13 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,60 +33,48 @@ func (f udpFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 }
 
 // deleteStaleFlows answers how many there were.
-func deleteStaleFlows(f udpFlows) (uint, error) {
+func deleteStaleFlows(family Family, f udpFlows) (uint, error) {
 	if len(f.services) == 0 {
 		return 0, nil
 	}
-	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, f)
+	inet := netlink.InetFamily(netlink.FAMILY_V4)
+	if family == IPv6 {
+		inet = netlink.FAMILY_V6
+	}
+	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, inet, f)
 	if err != nil {
 		return n, fmt.Errorf("delete stale UDP flows: %w", err)
 	}
 	return n, nil
 }
 
-// localAddresses are the node's IPv4 addresses.
-func localAddresses() (ips []netip.Addr, err error) {
-	list, err := net.InterfaceAddrs()
-	for _, a := range list {
-		if n, ok := a.(*net.IPNet); ok {
-			if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok {
-				ips = append(ips, ip)
+// localAddresses are the node's, of one family, in order. What is local to a
+// link, or was put on kube-ipvs0 by ourselves, says nothing about the node.
+func localAddresses(family Family) (ips []netip.Addr, err error) {
+	links, err := net.Interfaces()
+	for _, link := range links {
+		list, err := link.Addrs()
+		if err != nil || link.Name == ipvsLink {
+			continue // it has just gone
+		}
+		for _, a := range list {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && family.has(p.Addr()) && !p.Addr().IsLinkLocalUnicast() {
+				ips = append(ips, p.Addr())
 			}
 		}
 	}
+	slices.SortFunc(ips, netip.Addr.Compare)
 	return ips, err
-}
-
-// nodePortAddresses are those of local that the configuration wants NodePorts
-// at; nil means all.
-func nodePortAddresses(ranges []string, local []netip.Addr, primary netip.Addr) []netip.Addr {
-	if len(ranges) == 0 {
-		return nil
-	}
-	chosen := []netip.Addr{}
-	for _, ip := range local {
-		for _, r := range ranges {
-			if r == "primary" && ip == primary {
-				chosen = append(chosen, ip)
-				break
-			}
-			if p, err := netip.ParsePrefix(r); err == nil && p.Contains(ip) {
-				if p.Bits() == 0 {
-					return nil // all of them
-				}
-				chosen = append(chosen, ip)
-				break
-			}
-		}
-	}
-	return chosen
 }
 
 // setSysctls makes the kernel forward, and remember connections for as long as
 // upstream wants. What cannot be written is reported, not fatal: in a container
 // or a namespace some values belong to the whole machine.
-func setSysctls(c *kubeproxy.KubeProxyConfiguration) error {
-	want := map[string]int{"net/ipv4/ip_forward": 1}
+func setSysctls(family Family, c *kubeproxy.KubeProxyConfiguration) error {
+	want := map[string]int{family.either("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"): 1}
+	if c.Mode == modeIPVS {
+		maps.Copy(want, ipvsSysctls(c.IPVS.StrictARP))
+	}
 	if value(c.IPTables.LocalhostNodePorts) {
 		want["net/ipv4/conf/all/route_localnet"] = 1
 	}

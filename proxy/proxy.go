@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
 
 	"golang.org/x/sync/errgroup"
 
@@ -35,8 +37,13 @@ type Proxy struct {
 	dirty chan struct{}
 
 	// owned by loop
-	backend *IPTables
-	last    State
+	family  Family
+	section section
+	backend Backend
+	options Options
+	tracker Tracker
+	local   []netip.Addr          // the node's addresses at the last sync
+	udp     map[*ServicePort]bool // the UDP ports whose flows are in order
 	synced  bool
 }
 
@@ -53,12 +60,12 @@ func New(config Config, nodeName string, c *client.Client, log *slog.Logger) (*P
 		slices:   client.NewInformer(client.For(c, client.EndpointSlices), client.InformerOptions[*discoveryv1.EndpointSlice]{LabelSelector: notOurs, Logger: log}),
 		nodes:    client.NewInformer(client.For(c, client.Nodes), client.InformerOptions[*corev1.Node]{FieldSelector: "metadata.name=" + nodeName, Logger: log}),
 	}
-	p.health = newHealth(config.IPTables.SyncPeriod.Duration, log)
+	p.health = newHealth(modeSection(&config.KubeProxyConfiguration).syncPeriod, log)
 	p.services.OnChange(func(old, new *corev1.Service) { p.changed() })
 	p.slices.OnChange(func(old, new *discoveryv1.EndpointSlice) { p.changed() })
 	p.nodes.OnChange(func(old, new *corev1.Node) {
 		// A node's status beats like a heart; only this is of interest.
-		if old == nil || new == nil || nodeInfo(old) != nodeInfo(new) || !reflect.DeepEqual(old.Spec.PodCIDRs, new.Spec.PodCIDRs) ||
+		if old == nil || new == nil || old.Labels[corev1.LabelTopologyZone] != new.Labels[corev1.LabelTopologyZone] || !reflect.DeepEqual(old.Spec.PodCIDRs, new.Spec.PodCIDRs) ||
 			nodeIP(old) != nodeIP(new) || !reflect.DeepEqual(old.DeletionTimestamp, new.DeletionTimestamp) {
 			p.changed()
 		}
@@ -72,23 +79,11 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 // Run keeps the rules right until ctx ends. They stay when it ends: Services go
 // on working while the proxy is being replaced.
 func (p *Proxy) Run(ctx context.Context) error {
-	runner := iptables.Runner{Root: p.config.HostRoot}
-	version, err := runner.Detect(ctx)
-	if err != nil {
-		return err
+	if p.config.Mode == "" {
+		p.config.Mode = kubeproxy.ProxyMode(chooseMode(p.config.HostRoot))
 	}
-	p.log.Info("Using iptables", "version", version.Text, "flavour", version.Flavour())
-	if err := setSysctls(&p.config.KubeProxyConfiguration); err != nil {
-		p.log.Warn("Some kernel settings stay as they are", "err", err)
-	}
-	if !bridgeNetfilter() {
-		p.log.Warn("Bridged packets do not pass iptables: pods may not reach Services whose endpoint is on their own node; load br_netfilter and set net.bridge.bridge-nf-call-iptables=1")
-	}
-	p.backend = &IPTables{Runner: runner, Logger: p.log, Options: RuleOptions{
-		MasqueradeAll: p.config.IPTables.MasqueradeAll, MasqueradeBit: int(*p.config.IPTables.MasqueradeBit),
-		RandomFully: version.RandomFully(), TCPBeLiberal: p.config.Conntrack.TCPBeLiberal,
-		LocalhostNodePorts: value(p.config.IPTables.LocalhostNodePorts),
-	}}
+	p.health.mode = string(p.config.Mode)
+	p.section = modeSection(&p.config.KubeProxyConfiguration)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.services.Run(ctx) })
 	group.Go(func() error { return p.slices.Run(ctx) })
@@ -120,6 +115,9 @@ func (p *Proxy) loop(ctx context.Context) error {
 	if !client.WaitSynced(ctx, p.services.Synced(), p.slices.Synced(), p.nodes.Synced()) {
 		return nil
 	}
+	if err := p.start(ctx); err != nil {
+		return err
+	}
 	monitor := time.NewTicker(monitorInterval)
 	defer monitor.Stop()
 	p.changed()
@@ -130,7 +128,9 @@ func (p *Proxy) loop(ctx context.Context) error {
 		case <-p.dirty:
 		case <-monitor.C:
 			start := time.Now()
-			if p.backend.Intact(ctx) || ctx.Err() != nil {
+			local, err := localAddresses(p.family)
+			same := err != nil || slices.Equal(local, p.local)
+			if same && p.backend.Intact(ctx) || ctx.Err() != nil {
 				p.health.updated()
 				// The legacy flavour reads whole tables to answer: look less often
 				// then, and never spend more than a hundredth of our time on it.
@@ -138,7 +138,7 @@ func (p *Proxy) loop(ctx context.Context) error {
 				continue
 			}
 		}
-		pause := p.config.IPTables.MinSyncPeriod.Duration
+		pause := p.section.minSyncPeriod
 		if err := p.sync(ctx); err != nil && ctx.Err() == nil {
 			p.log.Error("Could not bring the rules up to date; will try again", "err", err)
 			p.health.failed()
@@ -154,33 +154,74 @@ func (p *Proxy) loop(ctx context.Context) error {
 	}
 }
 
-// sync computes everything anew and writes what differs.
+// start chooses family and backend, once the caches are full.
+func (p *Proxy) start(ctx context.Context) error {
+	cidrs := splitList(p.config.ClusterCIDR)
+	n, ok := p.nodes.Get(p.nodeName)
+	if ok && nodeIP(n).Is6() || !ok && !IPv4.firstCIDR(cidrs).IsValid() && IPv6.firstCIDR(cidrs).IsValid() {
+		p.family = IPv6
+	}
+	config := &p.config.KubeProxyConfiguration
+	p.options = Options{MasqueradeAll: p.section.masqueradeAll, MasqueradeBit: p.section.masqueradeBit,
+		TCPBeLiberal: config.Conntrack.TCPBeLiberal, LocalhostNodePorts: value(config.IPTables.LocalhostNodePorts), Scheduler: config.IPVS.Scheduler}
+	mode := string(config.Mode)
+	if mode == modeNFTables {
+		p.log.Info("Using nftables", "family", p.family.nft())
+	} else {
+		version, err := iptables.Runner{Root: p.config.HostRoot, Family: iptables.Family(p.family)}.Detect(ctx)
+		if err != nil {
+			return err
+		}
+		p.options.RandomFully = version.RandomFully()
+		p.log.Info("Using "+mode, "iptables", version.Text, "flavour", version.Flavour())
+	}
+	if err := setSysctls(p.family, config); err != nil {
+		p.log.Warn("Some kernel settings stay as they are", "err", err)
+	}
+	if !bridgeNetfilter() {
+		p.log.Warn("Bridged packets do not pass netfilter: pods may not reach Services whose endpoint is on their own node; load br_netfilter and set net.bridge.bridge-nf-call-iptables=1")
+	}
+	var err error
+	p.backend, err = NewBackend(mode, p.config.HostRoot, p.family, p.log)
+	if ipvs, ok := p.backend.(*IPVS); ok {
+		for _, cidr := range config.IPVS.ExcludeCIDRs {
+			ipvs.Exclude = append(ipvs.Exclude, netip.MustParsePrefix(cidr)) // New has validated them
+		}
+	}
+	return err
+}
+
+// sync looks at everything anew and writes what differs.
 func (p *Proxy) sync(ctx context.Context) error {
 	start := time.Now()
-	node := Node{Name: p.nodeName}
+	node := Node{Name: p.nodeName, Family: p.family}
 	var podCIDRs []string
 	if n, ok := p.nodes.Get(p.nodeName); ok {
-		node, podCIDRs = nodeInfo(n), append(n.Spec.PodCIDRs, n.Spec.PodCIDR)
-		p.backend.Options.NodeIP = nodeIP(n)
+		node.Zone, podCIDRs = n.Labels[corev1.LabelTopologyZone], append(n.Spec.PodCIDRs, n.Spec.PodCIDR)
+		p.options.NodeIP = nodeIP(n)
 		p.health.setEligible(n.DeletionTimestamp == nil)
 	}
-	local, err := localAddresses()
+	local, err := localAddresses(p.family)
 	if err != nil {
 		return err
 	}
-	p.backend.Options.LocalMatch = localMatch(&p.config.KubeProxyConfiguration, podCIDRs)
-	p.backend.Options.NodePortAddresses = nodePortAddresses(p.config.NodePortAddresses, local, p.backend.Options.NodeIP)
-	state := NewState(node, p.services.List(), p.slices.List())
-	writes := p.backend.Writes
-	if err := p.backend.Sync(ctx, state); err != nil {
+	config := &p.config.KubeProxyConfiguration
+	p.local, p.options.Local = local, localTraffic(config, p.family, podCIDRs)
+	p.options.NodePortAddresses, p.options.AllAddresses = nodePortAddresses(nodePortRanges(config), local, p.options.NodeIP)
+	state := p.tracker.State(node, p.services.List(), p.slices.List())
+	wrote, err := p.backend.Sync(ctx, state, p.options)
+	if err != nil {
 		return err
 	}
 	if !p.synced {
 		p.synced = true
 		close(p.ready)
+		if err := CleanOthers(ctx, string(config.Mode), p.config.HostRoot, p.family, p.log); err != nil {
+			p.log.Warn("Something of another mode may be left", "err", err)
+		}
 	}
-	if p.backend.Writes != writes {
-		p.log.Info("Rules are up to date", "state", state.Summary(), "duration", time.Since(start).Round(time.Millisecond))
+	if wrote {
+		p.log.Info("Rules are up to date", "state", state.Summary(), "duration", time.Since(start).Round(100*time.Microsecond))
 	}
 	p.health.synced(time.Since(start), state)
 	// After the rules: a flow deleted before would be made again by the old ones.
@@ -188,42 +229,42 @@ func (p *Proxy) sync(ctx context.Context) error {
 }
 
 func (p *Proxy) forgetStaleFlows(state State, local []netip.Addr) error {
-	if sameUDP(p.last, state) {
+	udp := map[*ServicePort]bool{}
+	for _, port := range state.Ports {
+		if port.Protocol == "udp" {
+			udp[port] = true
+		}
+	}
+	if maps.Equal(udp, p.udp) {
 		return nil
 	}
-	n, err := deleteStaleFlows(newUDPFlows(state, local))
+	n, err := deleteStaleFlows(p.family, newUDPFlows(state, local))
 	if err != nil {
 		return err
 	}
 	if n > 0 {
 		p.log.Info("Deleted stale UDP flows", "count", n)
 	}
-	p.last = state
+	p.udp = udp
 	return nil
 }
 
-// sameUDP says whether nothing changed that could make a UDP flow stale.
-func sameUDP(a, b State) bool {
-	return slices.EqualFunc(udpPorts(a), udpPorts(b), (*ServicePort).equal)
-}
-
-func udpPorts(s State) (ports []*ServicePort) {
-	for i := range s.Ports {
-		if s.Ports[i].Protocol == "udp" {
-			ports = append(ports, &s.Ports[i])
-		}
+// nodePortRanges are where NodePorts are served. nftables' default is the node's
+// primary address, as upstream's; the others serve them at all.
+func nodePortRanges(c *kubeproxy.KubeProxyConfiguration) []string {
+	switch {
+	case len(c.NodePortAddresses) > 0:
+		return c.NodePortAddresses
+	case c.Mode == modeNFTables:
+		return []string{"primary"}
 	}
-	return ports
+	return []string{"0.0.0.0/0", "::/0"}
 }
 
-func nodeInfo(n *corev1.Node) Node {
-	return Node{Name: n.Name, Zone: n.Labels[corev1.LabelTopologyZone]}
-}
-
-// nodeIP is the node's primary IPv4 address.
+// nodeIP is the node's primary address, which also says what family we serve.
 func nodeIP(n *corev1.Node) netip.Addr {
 	for _, a := range n.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && ip.Is4() && a.Type == corev1.NodeInternalIP {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
 			return ip
 		}
 	}

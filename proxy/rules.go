@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"net/netip"
-	"reflect"
 	"sort"
 	"strings"
 )
@@ -58,81 +56,52 @@ var martianJumps = []jump{
 	{"filter", "OUTPUT", martianChain, ""},
 }
 
-// RuleOptions is what rules depend on beside the state.
-type RuleOptions struct {
-	// LocalMatch matches traffic that comes from pods of this cluster (of this
-	// node), as "-s 10.244.0.0/16" or "-i cni0"; empty: cannot be told.
-	LocalMatch    string
-	MasqueradeAll bool
-	MasqueradeBit int
-	RandomFully   bool // MASQUERADE knows --random-fully
-	TCPBeLiberal  bool
-	// LocalhostNodePorts also serves NodePorts at 127.0.0.1.
-	LocalhostNodePorts bool
-	// NodeIP is the node's primary address.
-	NodeIP netip.Addr
-	// NodePortAddresses are the node's addresses that NodePorts are served at;
-	// nil: all of them.
-	NodePortAddresses []netip.Addr
-}
-
-// mark is the bit that says "masquerade me", as value/mask.
-func (o RuleOptions) mark() string {
-	return fmt.Sprintf("%#x/%#[1]x", 1<<o.MasqueradeBit)
-}
-
 // part is what one Service port, or the frame, adds to one chain.
 type part struct{ table, chain, text string }
 
 // renderer collects the parts of one port.
 type renderer struct {
-	RuleOptions
-	parts []part
-	text  map[part]*strings.Builder // of parts (without their text), while they grow
+	Options
+	family Family
+	parts  []part
+	text   map[part]*strings.Builder // of parts (without their text), while they grow
 }
 
 // Render writes the state as rules.
-func Render(state State, options RuleOptions) Rules {
+func Render(state State, options Options) Rules {
 	return new(Renderer).Render(state, options)
 }
 
 // Renderer is Render with a memory: a port that has not changed keeps its text.
 // With thousands of Services that is nearly all of them, nearly always.
 type Renderer struct {
-	options RuleOptions
-	ports   map[string]rendered // by name and protocol
-}
-
-type rendered struct {
-	port  ServicePort
-	parts []part
+	options Options
+	ports   map[*ServicePort][]part
 }
 
 // Render writes the state as rules.
-func (r *Renderer) Render(state State, options RuleOptions) Rules {
-	if !reflect.DeepEqual(r.options, options) {
+func (r *Renderer) Render(state State, options Options) Rules {
+	if !r.options.equal(options) {
 		r.options, r.ports = options, nil
 	}
-	ports := make(map[string]rendered, len(state.Ports))
+	ports := make(map[*ServicePort][]part, len(state.Ports))
 	all := newCollection()
-	all.add(collect(options, func(r *renderer) { r.renderFrame() }))
-	for i := range state.Ports {
-		p := &state.Ports[i]
-		key := p.Name.String() + "/" + p.Protocol
-		known, ok := r.ports[key]
-		if !ok || !known.port.equal(p) {
-			known = rendered{*p, collect(options, func(r *renderer) { r.renderPort(p) })}
+	all.add(collect(state.Family, options, func(r *renderer) { r.renderFrame() }))
+	for _, p := range state.sorted() {
+		parts, known := r.ports[p]
+		if !known {
+			parts = collect(state.Family, options, func(r *renderer) { r.renderPort(p) })
 		}
-		ports[key] = known
-		all.add(known.parts)
+		ports[p] = parts
+		all.add(parts)
 	}
-	all.add(collect(options, func(r *renderer) { r.renderNodePortsJump() }))
+	all.add(collect(state.Family, options, func(r *renderer) { r.renderNodePortsJump() }))
 	r.ports = ports
 	return all.rules()
 }
 
-func collect(options RuleOptions, render func(*renderer)) []part {
-	r := &renderer{RuleOptions: options, text: map[part]*strings.Builder{}}
+func collect(family Family, options Options, render func(*renderer)) []part {
+	r := &renderer{Options: options, family: family, text: map[part]*strings.Builder{}}
 	render(r)
 	for i, p := range r.parts {
 		r.parts[i].text = r.text[p].String()
@@ -210,21 +179,27 @@ func comment(text string) string { return `-m comment --comment "` + text + `"` 
 
 // renderFrame is what does not depend on any Service.
 func (r *renderer) renderFrame() {
-	for _, table := range tables {
-		// One rule, so that a flush is noticed and not only a lost chain.
-		r.rule(table, canaryChain, comment("gone when somebody flushes the tables"))
-	}
 	for _, chain := range []string{servicesChain, externalServicesChain, nodePortsChain, firewallChain} {
 		r.chain("filter", chain)
 	}
 	r.chain("nat", servicesChain)
 	r.chain("nat", nodePortsChain)
+	r.renderMasquerade()
+}
 
-	r.rule("nat", markMasqChain, "-j MARK --or-mark", fmt.Sprintf("%#x", 1<<r.MasqueradeBit))
-	r.rule("nat", postroutingChain, "-m mark ! --mark", r.mark(), "-j RETURN")
+// renderMasquerade is what the ipvs backend needs as well: the mark, what it
+// leads to, and what may be forwarded.
+func (r *renderer) renderMasquerade() {
+	for _, table := range tables {
+		// One rule, so that a flush is noticed and not only a lost chain.
+		r.rule(table, canaryChain, comment("gone when somebody flushes the tables"))
+	}
+	bit := r.markBit()
+	r.rule("nat", markMasqChain, "-j MARK --or-mark", bit)
+	r.rule("nat", postroutingChain, "-m mark ! --mark", bit+"/"+bit, "-j RETURN")
 	// The mark has done its work; off with it, so that a packet that passes here
 	// twice (a tunnel's inside and outside) is not masqueraded twice.
-	r.rule("nat", postroutingChain, "-j MARK --xor-mark", fmt.Sprintf("%#x", 1<<r.MasqueradeBit))
+	r.rule("nat", postroutingChain, "-j MARK --xor-mark", bit)
 	random := ""
 	if r.RandomFully {
 		random = "--random-fully"
@@ -236,13 +211,13 @@ func (r *renderer) renderFrame() {
 		// own address, and the client would reset the connection.
 		r.rule("filter", forwardChain, "-m conntrack --ctstate INVALID -j DROP")
 	}
-	r.rule("filter", forwardChain, comment("kubernetes forwarding rules"), "-m mark --mark", r.mark(), "-j ACCEPT")
+	r.rule("filter", forwardChain, comment("kubernetes forwarding rules"), "-m mark --mark", bit+"/"+bit, "-j ACCEPT")
 	r.rule("filter", forwardChain, comment("kubernetes forwarding conntrack rule"), "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
 	if r.LocalhostNodePorts {
 		// route_localnet is on, so the kernel no longer drops martians: we must
 		// (CVE-2020-8558).
 		r.rule("filter", martianChain, comment("block incoming localnet connections"),
-			"-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP")
+			fmt.Sprintf("-d %s ! -s %[1]s -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP", r.family.loopback()))
 	}
 }
 
@@ -250,7 +225,7 @@ func (r *renderer) renderFrame() {
 // is an address of the node, too, must find its own rule first.
 func (r *renderer) renderNodePortsJump() {
 	const note = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
-	if r.NodePortAddresses != nil {
+	if !r.AllAddresses {
 		for _, ip := range r.NodePortAddresses {
 			if !ip.IsLoopback() || r.LocalhostNodePorts {
 				r.rule("nat", servicesChain, comment(note), "-d", ip.String(), "-j", nodePortsChain)
@@ -258,7 +233,7 @@ func (r *renderer) renderNodePortsJump() {
 		}
 		return
 	}
-	notLocalhost := "! -d 127.0.0.0/8"
+	notLocalhost := "! -d " + r.family.loopback()
 	if r.LocalhostNodePorts {
 		notLocalhost = ""
 	}
@@ -266,9 +241,9 @@ func (r *renderer) renderNodePortsJump() {
 }
 
 // restoreText is iptables-restore's input that leads from have to want: chains
-// whose text differs, chains to remove, jumps that are missing. It is empty if
-// nothing is to be done.
-func restoreText(have, want Rules, missing []jump) string {
+// whose text differs, chains to remove, jumps that are missing or wrong. It is
+// empty if nothing is to be done.
+func restoreText(have, want Rules, e entries) string {
 	var text strings.Builder
 	for _, table := range tables {
 		var changed, gone []string
@@ -283,15 +258,15 @@ func restoreText(have, want Rules, missing []jump) string {
 			}
 		}
 		var enter []jump
-		for _, j := range missing {
+		for _, j := range e.add {
 			if j.table == table {
 				enter = append(enter, j)
 			}
 		}
-		if len(changed)+len(gone)+len(enter) > 0 {
+		if leave := e.remove[table]; len(changed)+len(gone)+len(enter)+len(leave) > 0 {
 			sort.Strings(changed)
 			sort.Strings(gone)
-			writeTable(&text, table, want[table], changed, gone, enter)
+			writeTable(&text, table, want[table], changed, gone, enter, leave)
 		}
 	}
 	return text.String()
@@ -299,13 +274,14 @@ func restoreText(have, want Rules, missing []jump) string {
 
 // writeTable: naming a chain makes it, or empties it; only an empty one that
 // nobody jumps to can be removed, so that comes last.
-func writeTable(text *strings.Builder, table string, rules map[string]string, changed, gone []string, enter []jump) {
+func writeTable(text *strings.Builder, table string, rules map[string]string, changed, gone []string, enter []jump, leave []string) {
 	fmt.Fprintf(text, "*%s\n", table)
 	for _, list := range [][]string{changed, gone} {
 		for _, chain := range list {
 			fmt.Fprintf(text, ":%s - [0:0]\n", chain)
 		}
 	}
+	text.WriteString(strings.Join(leave, ""))
 	for _, j := range enter {
 		fmt.Fprintf(text, "-I %s %s\n", j.from, strings.TrimSpace(j.match+" -j "+j.to))
 	}

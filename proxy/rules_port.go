@@ -82,8 +82,8 @@ func (r *renderer) renderClusterMasquerade(p *ServicePort, names chainNames) {
 	note := comment(p.Name.String() + " cluster IP")
 	if r.MasqueradeAll {
 		r.rule("nat", names.internalPolicy, note, p.matchIP(p.ClusterIP), "-j", markMasqChain)
-	} else if r.LocalMatch != "" {
-		r.rule("nat", names.internalPolicy, note, p.matchIP(p.ClusterIP), "! "+r.LocalMatch, "-j", markMasqChain)
+	} else if r.Local.known() {
+		r.rule("nat", names.internalPolicy, note, p.matchIP(p.ClusterIP), r.Local.iptables("! "), "-j", markMasqChain)
 	}
 }
 
@@ -129,18 +129,11 @@ func (r *renderer) renderLoadBalancer(p *ServicePort, names chainNames, ip netip
 		return
 	}
 	r.rule("nat", servicesChain, note, p.matchIP(ip), "-j", names.firewall)
-	fromNode := false
-	first := r.chain("nat", names.firewall).Len() == 0 // the ranges once for all addresses
-	for _, source := range p.SourceRanges {
-		fromNode = fromNode || source.Contains(r.NodeIP)
-		if first {
-			r.rule("nat", names.firewall, note, "-s", source.String(), "-j", names.external)
+	for _, source := range p.sources(r.NodeIP, ip) {
+		rule := []string{note, "-s", source.String(), "-j", names.external}
+		if chain := r.chain("nat", names.firewall); !strings.Contains(chain.String(), strings.Join(rule, " ")) {
+			r.rule("nat", names.firewall, rule...) // the ranges once for all addresses
 		}
-	}
-	if fromNode {
-		// Some load balancers are an address of the node itself, which then is the
-		// source as well when the node is the client.
-		r.rule("nat", names.firewall, note, "-s", ip.String(), "-j", names.external)
 	}
 	r.rule("filter", firewallChain, comment(p.Name.String()+" traffic not accepted by "+names.firewall), p.matchIP(ip), "-j DROP")
 }
@@ -153,8 +146,8 @@ func (r *renderer) renderPolicy(p *ServicePort, names chainNames, usable bool) {
 	if !p.ExternalLocal {
 		r.rule("nat", names.external, comment("masquerade traffic for "+note), "-j", markMasqChain)
 	} else {
-		if r.LocalMatch != "" {
-			r.rule("nat", names.external, comment("pod traffic for "+note), r.LocalMatch, "-j", names.cluster)
+		if r.Local.known() {
+			r.rule("nat", names.external, comment("pod traffic for "+note), r.Local.iptables(""), "-j", names.cluster)
 		}
 		r.rule("nat", names.external, comment("masquerade LOCAL traffic for "+note), "-m addrtype --src-type LOCAL -j", markMasqChain)
 		r.rule("nat", names.external, comment("route LOCAL traffic for "+note), "-m addrtype --src-type LOCAL -j", names.cluster)

@@ -11,9 +11,21 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// State is everything a backend needs to know, sorted, for one address family.
+// State is everything a backend needs to know, for one address family.
+//
+// Invariant: a ServicePort never changes once it is in a State. So the same
+// pointer in two States means that nothing about that port has changed.
 type State struct {
-	Ports []ServicePort
+	Family Family
+	Ports  []*ServicePort
+}
+
+// sorted answers the ports in an order that everybody would choose.
+func (s State) sorted() []*ServicePort {
+	return slices.SortedFunc(slices.Values(s.Ports), func(a, b *ServicePort) int {
+		return cmp.Or(strings.Compare(a.Name.Namespace, b.Name.Namespace), strings.Compare(a.Name.Name, b.Name.Name),
+			strings.Compare(a.Name.Port, b.Name.Port), strings.Compare(a.Protocol, b.Protocol))
+	})
 }
 
 // PortName identifies a Service port.
@@ -55,20 +67,13 @@ type ServicePort struct {
 type Endpoint struct {
 	Address netip.AddrPort
 	IsLocal bool
+	// MayBeLocal is false only for an endpoint that is known to be on another node.
+	MayBeLocal bool
 }
 
 // Internal answers who gets traffic for the cluster IP, External for all others.
 func (p *ServicePort) Internal() []Endpoint { return p.choose(p.InternalLocal) }
 func (p *ServicePort) External() []Endpoint { return p.choose(p.ExternalLocal) }
-
-// equal says whether two ports lead to the same rules.
-func (p *ServicePort) equal(o *ServicePort) bool {
-	return p.Name == o.Name && p.Protocol == o.Protocol && p.ClusterIP == o.ClusterIP && p.Port == o.Port && p.NodePort == o.NodePort &&
-		p.InternalLocal == o.InternalLocal && p.ExternalLocal == o.ExternalLocal && p.AffinitySeconds == o.AffinitySeconds &&
-		p.HealthCheckNodePort == o.HealthCheckNodePort && slices.Equal(p.ExternalIPs, o.ExternalIPs) &&
-		slices.Equal(p.LoadBalancerIPs, o.LoadBalancerIPs) && slices.Equal(p.SourceRanges, o.SourceRanges) &&
-		slices.Equal(p.Cluster, o.Cluster) && slices.Equal(p.Local, o.Local)
-}
 
 func (p *ServicePort) choose(local bool) []Endpoint {
 	if local {
@@ -82,40 +87,126 @@ func (p *ServicePort) IsExternal() bool {
 	return p.NodePort != 0 || len(p.ExternalIPs) > 0 || len(p.LoadBalancerIPs) > 0
 }
 
+// way is one address that leads to a port's endpoints. It is how backends see a
+// port that look up addresses rather than walk chains: there, a NodePort is an
+// address of the node like any other.
+type way struct {
+	kind      wayKind
+	address   netip.AddrPort
+	endpoints []Endpoint
+}
+
+type wayKind int
+
+const (
+	toClusterIP wayKind = iota
+	toExternalIP
+	toLoadBalancer
+	toNodePort
+)
+
+// ways lists them; the first wins where two are the same.
+func (p *ServicePort) ways(nodeAddresses []netip.Addr) []way {
+	list := []way{{toClusterIP, netip.AddrPortFrom(p.ClusterIP, p.Port), p.Internal()}}
+	add := func(kind wayKind, ips []netip.Addr, port uint16) {
+		for _, ip := range ips {
+			list = append(list, way{kind, netip.AddrPortFrom(ip, port), p.External()})
+		}
+	}
+	add(toExternalIP, p.ExternalIPs, p.Port)
+	add(toLoadBalancer, p.LoadBalancerIPs, p.Port)
+	for _, ip := range nodeAddresses {
+		if p.NodePort != 0 && !ip.IsLoopback() {
+			add(toNodePort, []netip.Addr{ip}, p.NodePort)
+		}
+	}
+	return list
+}
+
+// sources are the ranges that may use LoadBalancerIPs, none within another. A
+// load balancer may be an address of the node itself, which then is the source as
+// well when the node is the client: it may, if the node may.
+func (p *ServicePort) sources(node, loadBalancer netip.Addr) (ranges []netip.Prefix) {
+	all := p.SourceRanges
+	if slices.ContainsFunc(all, func(r netip.Prefix) bool { return r.Contains(node) }) {
+		all = append(slices.Clone(all), netip.PrefixFrom(loadBalancer, loadBalancer.BitLen()))
+	}
+	for i, r := range all {
+		if !slices.ContainsFunc(all, func(o netip.Prefix) bool { return o.Bits() < r.Bits() && o.Contains(r.Addr()) }) &&
+			!slices.Contains(all[:i], r) {
+			ranges = append(ranges, r)
+		}
+	}
+	return ranges
+}
+
 // Node is what the state depends on of the node that it is for.
 type Node struct {
-	Name string
-	Zone string
+	Name   string
+	Zone   string
+	Family Family
 }
 
 // NewState decides what should be. Objects that are none of ours are skipped:
 // headless Services, ExternalNames, those of another proxy.
 func NewState(node Node, services []*corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) State {
-	byService := map[string][]*discoveryv1.EndpointSlice{}
+	return new(Tracker).State(node, services, endpointSlices)
+}
+
+// Tracker is NewState with a memory. It still looks at everything, so no lost or
+// doubled event can mislead it; but a Service that is the same object as before,
+// with the same slices, keeps its ports.
+type Tracker struct {
+	node  Node
+	known map[*corev1.Service]tracked
+}
+
+type tracked struct {
+	slices []*discoveryv1.EndpointSlice
+	ports  []*ServicePort
+}
+
+// State decides what should be.
+func (t *Tracker) State(node Node, services []*corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) State {
+	if t.node != node {
+		t.node, t.known = node, nil
+	}
+	type key struct{ namespace, name string }
+	byService := make(map[key][]*discoveryv1.EndpointSlice, len(services))
 	for _, s := range endpointSlices {
-		if s.AddressType == discoveryv1.AddressTypeIPv4 {
-			key := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
-			byService[key] = append(byService[key], s)
+		if s.AddressType == node.Family.addressType() {
+			k := key{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}
+			byService[k] = append(byService[k], s)
 		}
 	}
-	var state State
+	state := State{Family: node.Family, Ports: make([]*ServicePort, 0, len(services))}
+	known := make(map[*corev1.Service]tracked, len(services))
 	for _, service := range services {
 		if !isOurs(service) {
 			continue
 		}
-		for i := range service.Spec.Ports {
-			if p, ok := newServicePort(service, &service.Spec.Ports[i]); ok {
-				candidates := findCandidates(node, p, byService[service.Namespace+"/"+service.Name])
-				p.selectEndpoints(node, candidates)
-				state.Ports = append(state.Ports, p)
-			}
+		now := tracked{slices: byService[key{service.Namespace, service.Name}]}
+		slices.SortFunc(now.slices, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
+		if before, ok := t.known[service]; ok && slices.Equal(before.slices, now.slices) {
+			now.ports = before.ports
+		} else {
+			now.ports = newServicePorts(node, service, now.slices)
+		}
+		known[service] = now
+		state.Ports = append(state.Ports, now.ports...)
+	}
+	t.known = known
+	return state
+}
+
+func newServicePorts(node Node, service *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) (ports []*ServicePort) {
+	for i := range service.Spec.Ports {
+		if p, ok := newServicePort(node.Family, service, &service.Spec.Ports[i]); ok {
+			p.selectEndpoints(node, findCandidates(node, p, endpointSlices))
+			ports = append(ports, p)
 		}
 	}
-	slices.SortFunc(state.Ports, func(a, b ServicePort) int {
-		return cmp.Or(strings.Compare(a.Name.Namespace, b.Name.Namespace), strings.Compare(a.Name.Name, b.Name.Name),
-			strings.Compare(a.Name.Port, b.Name.Port), strings.Compare(a.Protocol, b.Protocol))
-	})
-	return state
+	return ports
 }
 
 // serviceProxyName is the label that gives a Service to somebody else.
@@ -131,35 +222,34 @@ func isOurs(s *corev1.Service) bool {
 // of a protocol that we do not speak.
 //
 // Simplified: SCTP is left out, as it is from the kernels we run on.
-func newServicePort(s *corev1.Service, port *corev1.ServicePort) (ServicePort, bool) {
-	p := ServicePort{
+func newServicePort(family Family, s *corev1.Service, port *corev1.ServicePort) (*ServicePort, bool) {
+	p := &ServicePort{
 		Name:     PortName{s.Namespace, s.Name, port.Name},
 		Protocol: strings.ToLower(string(cmp.Or(port.Protocol, corev1.ProtocolTCP))),
 		Port:     uint16(port.Port), NodePort: uint16(port.NodePort),
 		InternalLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 		ExternalLocal: s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
-		ExternalIPs:   addresses(s.Spec.ExternalIPs),
+		ExternalIPs:   family.addresses(s.Spec.ExternalIPs),
 	}
-	for _, ip := range append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...) {
-		if a, err := netip.ParseAddr(ip); err == nil && a.Is4() {
-			p.ClusterIP = a
-			break
-		}
+	clusterIPs := family.addresses(append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...))
+	if len(clusterIPs) == 0 || p.Protocol != "tcp" && p.Protocol != "udp" {
+		return nil, false
 	}
-	if !p.ClusterIP.IsValid() || p.Protocol != "tcp" && p.Protocol != "udp" {
-		return p, false
-	}
+	p.ClusterIP = clusterIPs[0]
 	for _, ingress := range s.Status.LoadBalancer.Ingress {
 		// Mode Proxy: the load balancer rewrites the address itself, and its
 		// health checks must not be short-circuited here.
 		if ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP {
-			p.LoadBalancerIPs = append(p.LoadBalancerIPs, addresses([]string{ingress.IP})...)
+			p.LoadBalancerIPs = append(p.LoadBalancerIPs, family.addresses([]string{ingress.IP})...)
 		}
 	}
 	for _, r := range s.Spec.LoadBalancerSourceRanges {
-		if prefix, err := netip.ParsePrefix(strings.TrimSpace(r)); err == nil && prefix.Addr().Is4() {
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(r)); err == nil && family.has(prefix.Addr()) {
 			p.SourceRanges = append(p.SourceRanges, prefix.Masked())
 		}
+	}
+	if slices.ContainsFunc(p.SourceRanges, func(r netip.Prefix) bool { return r.Bits() == 0 }) {
+		p.SourceRanges = nil // everybody
 	}
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		p.AffinitySeconds = int(corev1.DefaultClientIPServiceAffinitySeconds)
@@ -173,16 +263,6 @@ func newServicePort(s *corev1.Service, port *corev1.ServicePort) (ServicePort, b
 	return p, true
 }
 
-// addresses keeps the IPv4 ones.
-func addresses(texts []string) (ips []netip.Addr) {
-	for _, text := range texts {
-		if ip, err := netip.ParseAddr(text); err == nil && ip.Is4() {
-			ips = append(ips, ip)
-		}
-	}
-	return ips
-}
-
 // candidate is an endpoint with what decides whether it is chosen.
 type candidate struct {
 	Endpoint
@@ -192,7 +272,7 @@ type candidate struct {
 
 // findCandidates collects a port's endpoints from all slices, each address once.
 // While an endpoint moves from slice to slice it may be in two; ready wins.
-func findCandidates(node Node, p ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []candidate {
+func findCandidates(node Node, p *ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []candidate {
 	found := map[netip.AddrPort]candidate{}
 	for _, slice := range endpointSlices {
 		for _, port := range slice.Ports {
@@ -224,11 +304,12 @@ func newCandidate(node Node, e *discoveryv1.Endpoint, port uint16) (candidate, b
 		return candidate{}, false
 	}
 	ip, err := netip.ParseAddr(e.Addresses[0]) // the others are not for proxies
-	if err != nil || !ip.Is4() || !ip.IsGlobalUnicast() {
+	if err != nil || !node.Family.has(ip) || !ip.IsGlobalUnicast() {
 		return candidate{}, false
 	}
 	c := candidate{
-		Endpoint:    Endpoint{netip.AddrPortFrom(ip, port), node.Name != "" && value(e.NodeName) == node.Name},
+		Endpoint: Endpoint{Address: netip.AddrPortFrom(ip, port), IsLocal: node.Name != "" && value(e.NodeName) == node.Name,
+			MayBeLocal: node.Name == "" || e.NodeName == nil || *e.NodeName == node.Name},
 		ready:       valueOr(e.Conditions.Ready, true),
 		terminating: value(e.Conditions.Terminating),
 	}
@@ -322,8 +403,8 @@ func valueOr[T any](p *T, otherwise T) T {
 // Summary is one line for people.
 func (s State) Summary() string {
 	endpoints := 0
-	for i := range s.Ports {
-		endpoints += len(s.Ports[i].Cluster)
+	for _, p := range s.Ports {
+		endpoints += len(p.Cluster)
 	}
 	return fmt.Sprintf("%d Service ports, %d endpoints", len(s.Ports), endpoints)
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"flag"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,7 +13,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tinykube/internal/iptables"
 )
+
+// testPods are the pods of the test's cluster.
+var testPods = LocalTraffic{CIDR: netip.MustParsePrefix("10.244.0.0/16")}
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
@@ -100,7 +106,7 @@ func TestSelectEndpoints(t *testing.T) {
 		{"twice the same", []string{"10.0.0.1@node-0 notready", "10.0.0.1@node-0"}, "10.0.0.1", "10.0.0.1"},
 		{"forbidden addresses", []string{"127.0.0.1@node-0", "169.254.169.254@node-0", "224.0.0.1@node-0", "0.0.0.0@node-0", "fd00::1@node-0"}, "", ""},
 	} {
-		s := NewState(Node{"node-0", "a"}, []*corev1.Service{makeService("s", "10.96.0.9", nodePort(30000), externalLocal)},
+		s := NewState(Node{Name: "node-0", Zone: "a"}, []*corev1.Service{makeService("s", "10.96.0.9", nodePort(30000), externalLocal)},
 			[]*discoveryv1.EndpointSlice{makeSlice("s", corev1.ProtocolTCP, 8080, c.endpoints...)})
 		if len(s.Ports) != 1 {
 			t.Fatalf("%s: %d ports", c.name, len(s.Ports))
@@ -121,7 +127,7 @@ func TestChainNames(t *testing.T) {
 		{"default", "kubernetes", "https"}:     "KUBE-SVC-NPX46M4PTMTKRN6Y",
 		{"kube-system", "kube-dns", "dns-tcp"}: "KUBE-SVC-ERIFXISQEP7F7OF4",
 	} {
-		p := ServicePort{Name: name, Protocol: "tcp"}
+		p := &ServicePort{Name: name, Protocol: "tcp"}
 		if got := p.chainNames().cluster; got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
@@ -133,8 +139,19 @@ func TestChainNames(t *testing.T) {
 func TestRenderGolden(t *testing.T) {
 	services, slices := loadYAML(t, filepath.Join("testdata", "services.yaml"))
 	state := NewState(Node{Name: "node-0"}, services, slices)
-	got := FirstRestore(Render(state, RuleOptions{MasqueradeBit: 14, RandomFully: true, LocalMatch: "-s 10.244.0.0/16"}))
-	golden := filepath.Join("testdata", "services.iptables")
+	for _, mode := range Modes {
+		backend, err := NewBackend(mode, "", IPv4, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := backend.Text(state, Options{MasqueradeBit: 14, RandomFully: true, Local: testPods,
+			NodePortAddresses: []netip.Addr{netip.MustParseAddr("172.30.9.1")}, AllAddresses: true})
+		compareGolden(t, filepath.Join("testdata", "services."+mode), got)
+	}
+}
+
+func compareGolden(t *testing.T, golden, got string) {
+	t.Helper()
 	if *update {
 		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -154,19 +171,19 @@ func TestRenderOptions(t *testing.T) {
 	state := NewState(Node{Name: "node-0"}, []*corev1.Service{makeService("s", "10.96.0.9", nodePort(30000))},
 		[]*discoveryv1.EndpointSlice{makeSlice("s", corev1.ProtocolTCP, 8080, "10.244.0.5@node-0")})
 	for _, c := range []struct {
-		options   RuleOptions
+		options   Options
 		has, lack string
 	}{
-		{RuleOptions{MasqueradeBit: 14}, "--xor-mark 0x4000", "cluster IP\" -m tcp -p tcp -d 10.96.0.9 --dport 80 -j KUBE-MARK-MASQ"},
-		{RuleOptions{MasqueradeBit: 14}, "! -d 127.0.0.0/8 -j KUBE-NODEPORTS", "KUBE-FIREWALL"},
-		{RuleOptions{MasqueradeBit: 3}, "--xor-mark 0x8\n", "0x4000"},
-		{RuleOptions{MasqueradeAll: true}, "-d 10.96.0.9 --dport 80 -j KUBE-MARK-MASQ", "random-fully"},
-		{RuleOptions{LocalMatch: "-i cni0"}, "! -i cni0 -j KUBE-MARK-MASQ", "-s 10.244.0.0/16"},
-		{RuleOptions{TCPBeLiberal: true}, "", "INVALID"},
-		{RuleOptions{LocalhostNodePorts: true}, "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP", "! -d 127.0.0.0/8"},
-		{RuleOptions{NodePortAddresses: []netip.Addr{netip.MustParseAddr("172.30.9.1")}}, "-d 172.30.9.1 -j KUBE-NODEPORTS", "dst-type LOCAL"},
+		{Options{MasqueradeBit: 14}, "--xor-mark 0x4000", "cluster IP\" -m tcp -p tcp -d 10.96.0.9 --dport 80 -j KUBE-MARK-MASQ"},
+		{Options{MasqueradeBit: 14, AllAddresses: true}, "! -d 127.0.0.0/8 -j KUBE-NODEPORTS", "KUBE-FIREWALL"},
+		{Options{MasqueradeBit: 3}, "--xor-mark 0x8\n", "0x4000"},
+		{Options{MasqueradeAll: true}, "-d 10.96.0.9 --dport 80 -j KUBE-MARK-MASQ", "random-fully"},
+		{Options{Local: LocalTraffic{Interface: "cni0"}}, "! -i cni0 -j KUBE-MARK-MASQ", "-s 10.244.0.0/16"},
+		{Options{TCPBeLiberal: true}, "", "INVALID"},
+		{Options{LocalhostNodePorts: true, AllAddresses: true}, "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP", "! -d 127.0.0.0/8"},
+		{Options{NodePortAddresses: []netip.Addr{netip.MustParseAddr("172.30.9.1")}}, "-d 172.30.9.1 -j KUBE-NODEPORTS", "dst-type LOCAL"},
 	} {
-		got := FirstRestore(Render(state, c.options))
+		got := NewIPTables(iptables.Runner{}, nil).Text(state, c.options)
 		if !strings.Contains(got, c.has) || strings.Contains(got, c.lack) {
 			t.Errorf("%+v: want %q, not %q, in\n%s", c.options, c.has, c.lack, got)
 		}
@@ -176,15 +193,15 @@ func TestRenderOptions(t *testing.T) {
 // One endpoint more among a thousand Services costs the chains that it concerns.
 func TestRestoreIsSmall(t *testing.T) {
 	services, slices := manyServices(1000)
-	before := Render(NewState(Node{}, services, slices), RuleOptions{})
+	before := new(Renderer).Render(NewState(Node{}, services, slices), Options{})
 	slices[500] = makeSlice("s500", corev1.ProtocolTCP, 8080, "10.1.0.1@a", "10.1.0.3@a")
-	after := Render(NewState(Node{}, services, slices), RuleOptions{})
-	text := restoreText(before, after, nil)
+	after := new(Renderer).Render(NewState(Node{}, services, slices), Options{})
+	text := restoreText(before, after, entries{})
 	chains := strings.Count(text, "- [0:0]")
 	if chains != 3 || !strings.Contains(text, "-X KUBE-SEP-") { // the choice, the new endpoint, the old one
 		t.Errorf("%d chains:\n%s", chains, text)
 	}
-	if text := restoreText(after, after, nil); text != "" {
+	if text := restoreText(after, after, entries{}); text != "" {
 		t.Errorf("nothing has changed, but:\n%s", text)
 	}
 }

@@ -47,41 +47,50 @@ var directories = []string{"/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", 
 // ErrMissing says that there is no iptables where we looked.
 var ErrMissing = errors.New("no iptables here: install it (Debian: apt-get install iptables); in a container, mount the machine's root and name it with --host-root")
 
-// command prepares "iptables"+suffix; suffix is "", "-save" or "-restore".
-func (r Runner) command(ctx context.Context, suffix string, args ...string) (*exec.Cmd, error) {
-	name := "iptables"
-	if r.Family == IPv6 {
-		name = "ip6tables"
-	}
+// Command prepares one of the machine's programs, chrooted to its root.
+func Command(ctx context.Context, root, name string, args ...string) (*exec.Cmd, error) {
 	for _, dir := range directories {
-		path := filepath.Join(dir, name+suffix)
-		// Lstat: on Debian this is a link through /etc/alternatives, absolute,
-		// and it only leads somewhere once we are inside Root.
-		if _, err := os.Lstat(filepath.Join(r.Root, path)); err != nil {
+		path := filepath.Join(dir, name)
+		// Lstat: on Debian iptables is a link through /etc/alternatives, absolute,
+		// and it only leads somewhere once we are inside root.
+		if _, err := os.Lstat(filepath.Join(root, path)); err != nil {
 			continue
 		}
 		cmd := exec.CommandContext(ctx, path, args...)
 		cmd.Env = []string{"PATH=" + strings.Join(directories, ":"), "LC_ALL=C"}
 		cmd.Dir = "/"
-		if r.Root != "" && r.Root != "/" {
-			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: r.Root}
+		if root != "" && root != "/" {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
 		}
 		return cmd, nil
 	}
-	return nil, ErrMissing
+	return nil, fmt.Errorf("no %s here: install it (Debian: apt-get install %s); in a container, mount the machine's root and name it with --host-root", name, packages[name])
 }
 
-func (r Runner) run(ctx context.Context, stdin []byte, suffix string, args ...string) ([]byte, error) {
-	cmd, err := r.command(ctx, suffix, args...)
-	if err != nil {
-		return nil, err
-	}
+// packages are Debian's names of what holds our programs.
+var packages = map[string]string{"nft": "nftables", "ipset": "ipset", "ipvsadm": "ipvsadm"}
+
+// Run runs a prepared command and answers what it prints.
+func Run(cmd *exec.Cmd, stdin []byte) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%s %s: %w: %s", filepath.Base(cmd.Path), strings.Join(args, " "), err, firstLines(stderr.String()))
+		return nil, fmt.Errorf("%s %s: %w: %s", filepath.Base(cmd.Path), strings.Join(cmd.Args[1:], " "), err, firstLines(stderr.String()))
 	}
 	return stdout.Bytes(), nil
+}
+
+// run runs "iptables"+suffix; suffix is "", "-save" or "-restore".
+func (r Runner) run(ctx context.Context, stdin []byte, suffix string, args ...string) ([]byte, error) {
+	name := "iptables"
+	if r.Family == IPv6 {
+		name = "ip6tables"
+	}
+	cmd, err := Command(ctx, r.Root, name+suffix, args...)
+	if err != nil {
+		return nil, ErrMissing
+	}
+	return Run(cmd, stdin)
 }
 
 // firstLines keeps an error readable: iptables-restore can print a page.

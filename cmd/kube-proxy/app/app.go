@@ -14,7 +14,6 @@ import (
 	"tinykube/api/version"
 	"tinykube/client"
 	"tinykube/internal/flags"
-	"tinykube/internal/iptables"
 	"tinykube/proxy"
 )
 
@@ -59,11 +58,16 @@ func (o *options) add(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the API server, if there is no --config")
 	fs.StringVar(&o.master, "master", "", "the API server's URL, in place of the kubeconfig's")
 	fs.StringVar(&o.hostname, "hostname-override", "", "this node's name; default: the host's")
-	fs.StringVar(&o.mode, "proxy-mode", "", "iptables")
+	fs.StringVar(&o.mode, "proxy-mode", "", "iptables, nftables or ipvs; default: nftables if kernel and machine have it, else iptables")
 	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "", "addresses of the cluster's pods")
 	fs.StringVar(&c.HealthzBindAddress, "healthz-bind-address", "", "default 0.0.0.0:10256")
 	fs.StringVar(&c.MetricsBindAddress, "metrics-bind-address", "", "default 127.0.0.1:10249")
 	fs.StringSliceVar(&c.NodePortAddresses, "nodeport-addresses", nil, "ranges of the node's addresses that NodePorts are served at")
+	fs.StringVar(&c.IPVS.Scheduler, "ipvs-scheduler", "", "of ipvs: rr, lc, sh, …; default rr")
+	fs.StringSliceVar(&c.IPVS.ExcludeCIDRs, "ipvs-exclude-cidrs", nil, "addresses whose virtual servers are somebody else's")
+	fs.BoolVar(&c.IPVS.StrictARP, "ipvs-strict-arp", false, "answer ARP only for addresses of the asked link")
+	fs.DurationVar(&c.IPVS.SyncPeriod.Duration, "ipvs-sync-period", 0, "default 30s")
+	fs.DurationVar(&c.IPVS.MinSyncPeriod.Duration, "ipvs-min-sync-period", 0, "default 0")
 	fs.BoolVar(&c.IPTables.MasqueradeAll, "masquerade-all", false, "masquerade everything that goes to a Service")
 	fs.DurationVar(&c.IPTables.SyncPeriod.Duration, "iptables-sync-period", 0, "default 30s")
 	fs.DurationVar(&c.IPTables.MinSyncPeriod.Duration, "iptables-min-sync-period", 0, "default 1s")
@@ -86,7 +90,7 @@ func (o *options) run(cmd *cobra.Command) error {
 	}
 	ctx, log := flags.SignalContext(), o.logging.Logger("kube-proxy")
 	if o.cleanup {
-		return proxy.CleanupIPTables(ctx, iptables.Runner{Root: o.fromFlags.HostRoot})
+		return errors.Join(proxy.CleanOthers(ctx, "", o.fromFlags.HostRoot, proxy.IPv4, log), proxy.CleanOthers(ctx, "", o.fromFlags.HostRoot, proxy.IPv6, log))
 	}
 	config, err := o.config()
 	if err != nil {
@@ -113,6 +117,7 @@ func (o *options) config() (proxy.Config, error) {
 	config := o.fromFlags
 	config.ClientConnection.Kubeconfig = o.kubeconfig
 	config.Mode = kubeproxy.ProxyMode(o.mode)
+	config.NFTables.MasqueradeAll = config.IPTables.MasqueradeAll
 	if o.configFile == "" {
 		return config, nil
 	}

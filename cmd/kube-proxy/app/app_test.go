@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"tinykube/proxy"
 )
 
 func run(args ...string) (string, error) {
@@ -45,12 +47,14 @@ func TestRender(t *testing.T) {
 	}
 	// The same from a file with documents, as people write it.
 	file := filepath.Join("..", "..", "..", "proxy", "testdata", "services.yaml")
-	golden, err := os.ReadFile(filepath.Join("..", "..", "..", "proxy", "testdata", "services.iptables"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err := run("render", "-f", file, "--node", "node-0"); err != nil || out != string(golden) {
-		t.Errorf("%v\n%s", err, out)
+	for _, mode := range proxy.Modes {
+		golden, err := os.ReadFile(filepath.Join("..", "..", "..", "proxy", "testdata", "services."+mode))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := run("render", "-f", file, "--node", "node-0", "--node-ip", "172.30.9.1", "--proxy-mode", mode); err != nil || out != string(golden) {
+			t.Errorf("%s: %v\n%s", mode, err, out)
+		}
 	}
 }
 
@@ -75,11 +79,11 @@ func TestBadCommandLines(t *testing.T) {
 		{[]string{"--iptables-localhost-nodeports"}, "refused"},
 		{nil, "how to reach the API server"},
 		{[]string{"--kubeconfig=/nowhere"}, "/nowhere"},
-		{[]string{"--kubeconfig=" + kubeconfig, "--proxy-mode=ipvs"}, "not built yet"},
+		{[]string{"--kubeconfig=" + kubeconfig, "--proxy-mode=userspace"}, "none of iptables"},
 		{[]string{"--config=/nowhere"}, "/nowhere"},
 		{[]string{"render"}, "--filename"},
 		{[]string{"render", "-f", "/nowhere"}, "/nowhere"},
-		{[]string{"render", "-f", "-", "--proxy-mode=nftables"}, "not built yet"},
+		{[]string{"render", "-f", "-", "--proxy-mode=userspace"}, "none of iptables"},
 	} {
 		if _, err := run(c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v, want %q", c.args, err, c.want)

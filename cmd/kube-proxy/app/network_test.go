@@ -174,6 +174,8 @@ kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: `+n.kubeconfig+`}
 clusterCIDR: 10.244.0.0/16
 iptables: {minSyncPeriod: 50ms}
+nftables: {minSyncPeriod: 50ms}
+mode: "`+[]string{"iptables", "nftables", ""}[i]+`"
 `)
 	return n.nodes[i].Start(program("kube-proxy", "--config="+config, "--hostname-override="+n.nodes[i].Name, "--host-root=/"))
 }

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,45 +25,81 @@ import (
 // newRenderCommand prints what a node would have, without a cluster, a kernel or
 // root: Services and EndpointSlices in, rules out.
 func newRenderCommand() *cobra.Command {
-	var files []string
-	var mode, node, zone string
-	options := proxy.RuleOptions{MasqueradeBit: 14, RandomFully: true}
-	clusterCIDR := ""
+	var o offline
 	cmd := &cobra.Command{
 		Use:          "render -f FILE",
 		Short:        "Print the rules for Services and EndpointSlices in files; touch nothing",
-		Example:      "  kubectl get services,endpointslices -A -o yaml | kube-proxy render -f - --node node-1",
+		Example:      "  kubectl get services,endpointslices -A -o yaml | kube-proxy render --proxy-mode nftables -f - --node node-1",
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if mode != "iptables" {
-				return fmt.Errorf("--proxy-mode %s is not built yet: use iptables", mode)
-			}
-			if len(files) == 0 {
+			if len(o.files) == 0 {
 				return errors.New("no --filename: which Services and EndpointSlices?")
 			}
-			var objects objects
-			for _, file := range files {
-				if err := objects.read(cmd.InOrStdin(), file); err != nil {
-					return fmt.Errorf("%s: %w", file, err)
-				}
+			text, err := o.text(cmd.InOrStdin())
+			if err == nil {
+				_, err = io.WriteString(cmd.OutOrStdout(), text)
 			}
-			if clusterCIDR != "" {
-				options.LocalMatch = "-s " + clusterCIDR
-			}
-			state := proxy.NewState(proxy.Node{Name: node, Zone: zone}, objects.services, objects.slices)
-			_, err := io.WriteString(cmd.OutOrStdout(), proxy.FirstRestore(proxy.Render(state, options)))
 			return err
 		},
 	}
-	fs := cmd.Flags()
-	fs.StringSliceVarP(&files, "filename", "f", nil, "YAML or JSON files; - is standard input")
-	fs.StringVar(&mode, "proxy-mode", "iptables", "iptables")
-	fs.StringVar(&node, "node", "", "the node to render for: decides which endpoints are local")
-	fs.StringVar(&zone, "zone", "", "its zone")
-	fs.StringVar(&clusterCIDR, "cluster-cidr", "10.244.0.0/16", "addresses of the cluster's pods")
-	fs.BoolVar(&options.MasqueradeAll, "masquerade-all", false, "masquerade everything that goes to a Service")
+	o.add(cmd.Flags())
 	return cmd
+}
+
+// offline is a node that exists only in flags and files.
+type offline struct {
+	files, addresses          []string
+	mode, name, zone, podCIDR string
+	masqueradeAll             bool
+	node                      proxy.Node
+	options                   proxy.Options
+}
+
+func (o *offline) add(fs *pflag.FlagSet) {
+	fs.StringSliceVarP(&o.files, "filename", "f", nil, "YAML or JSON files with Services and EndpointSlices; - is standard input")
+	fs.StringVar(&o.mode, "proxy-mode", "iptables", strings.Join(proxy.Modes, ", "))
+	fs.StringVar(&o.name, "node", "", "the node to render for: decides which endpoints are local")
+	fs.StringVar(&o.zone, "zone", "", "its zone")
+	fs.StringSliceVar(&o.addresses, "node-ip", nil, "its addresses; an IPv6 one makes rules for IPv6")
+	fs.StringVar(&o.podCIDR, "cluster-cidr", "10.244.0.0/16", "addresses of the cluster's pods")
+	fs.BoolVar(&o.masqueradeAll, "masquerade-all", false, "masquerade everything that goes to a Service")
+}
+
+// text is the rules for the files' objects.
+func (o *offline) text(stdin io.Reader) (string, error) {
+	var objects objects
+	for _, file := range o.files {
+		if err := objects.read(stdin, file); err != nil {
+			return "", fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	o.node = proxy.Node{Name: o.name, Zone: o.zone}
+	o.options = proxy.Options{MasqueradeBit: 14, RandomFully: true, AllAddresses: true, MasqueradeAll: o.masqueradeAll}
+	for _, text := range o.addresses {
+		ip, err := netip.ParseAddr(text)
+		if err != nil {
+			return "", fmt.Errorf("--node-ip: %w", err)
+		}
+		o.options.NodePortAddresses = append(o.options.NodePortAddresses, ip)
+		if ip.Is6() {
+			o.node.Family = proxy.IPv6
+		}
+	}
+	if o.podCIDR != "" {
+		cidr, err := netip.ParsePrefix(o.podCIDR)
+		if err != nil {
+			return "", fmt.Errorf("--cluster-cidr: %w", err)
+		}
+		if cidr.Addr().Is6() == (o.node.Family == proxy.IPv6) {
+			o.options.Local.CIDR = cidr
+		}
+	}
+	backend, err := proxy.NewBackend(o.mode, "", o.node.Family, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return "", fmt.Errorf("--proxy-mode: %w", err)
+	}
+	return backend.Text(proxy.NewState(o.node, objects.services, objects.slices), o.options), nil
 }
 
 // objects are what the files hold that we understand.
