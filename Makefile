@@ -112,7 +112,8 @@ $(addprefix $(PARTS)/,$(OURS)): $(PARTS)/%: FORCE $(PARTS)/go-version
 # The order of files matters: those that share code should be near each other.
 PACKER := internal/payload/pack/main.go internal/payload/format.go
 $(DATA)/upstream.tar.zst: $(addprefix $(PARTS)/,$(UPSTREAM)) $(PACKER)
-$(DATA)/ours.tar.zst: $(addprefix $(PARTS)/,$(OURS)) $(PACKER)
+# One after the other: the packer is compiled with the package that embeds what is being packed.
+$(DATA)/ours.tar.zst: $(addprefix $(PARTS)/,$(OURS)) $(PACKER) | $(DATA)/upstream.tar.zst
 $(DATA)/%.tar.zst:
 	$(GO) run ./internal/payload/pack $@ $(filter $(PARTS)/%,$^)
 
