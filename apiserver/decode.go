@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -76,7 +77,29 @@ func (q *request) decodeAs(data []byte, media string, obj runtime.Object, want s
 			describeKind(got), describeKind(want)))
 	}
 	obj.GetObjectKind().SetGroupVersionKind(want)
-	return q.strictness(strict, want)
+	unknown, err := q.coerce(obj)
+	if err != nil {
+		return err
+	}
+	return q.strictness(append(strict, unknown...), want)
+}
+
+// coerce does to an object of a custom kind what decoding into a Go type does
+// to others, and returns what a strict reader would object to.
+func (q *request) coerce(obj runtime.Object) ([]error, error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return nil, nil
+	}
+	unknown, err := q.row.Custom.Schema.Prune(u, false)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	var strict []error
+	for _, path := range unknown {
+		strict = append(strict, fmt.Errorf("unknown field %q", path))
+	}
+	return strict, nil
 }
 
 func describeKind(gvk schema.GroupVersionKind) string {
@@ -114,6 +137,9 @@ func decodeJSON(data []byte, obj any) (schema.GroupVersionKind, []error, error) 
 	var meta metav1.TypeMeta
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
 		return schema.GroupVersionKind{}, nil, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	}
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		obj = &u.Object // read it as a map: its schema comes later
 	}
 	strict, err := kjson.UnmarshalStrict(data, obj)
 	return meta.GroupVersionKind(), strict, err

@@ -93,6 +93,9 @@ func (s *Server) planRemoval(q *request, obj resources.Object) (*storage.Change,
 // mark writes into an object that it is to be deleted, and reports whether
 // nothing stands in the way of removing it now.
 func (q *request) mark(obj resources.Object, options *metav1.DeleteOptions) (remove bool) {
+	if q.row.Strategy.PrepareDelete != nil {
+		q.row.Strategy.PrepareDelete(obj)
+	}
 	if !q.row.Strategy.NoDependents {
 		propagate(obj, options, q.row.Strategy.OrphanByDefault)
 	}

@@ -73,17 +73,7 @@ func newDiscovery(rows []*resources.Row) *discovery {
 	return d
 }
 
-// paths lists every path that ServeHTTP answers.
-func (d *discovery) paths() []string {
-	out := make([]string, 0, len(d.legacy))
-	for path := range d.legacy {
-		out = append(out, path)
-	}
-	slices.Sort(out)
-	return out
-}
-
-// ServeHTTP answers any of paths, with or without a slash at the end.
+// ServeHTTP answers /api, /apis and below, with or without a slash at the end.
 func (d *discovery) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimSuffix(r.URL.Path, "/")
 	w.Header().Set("Vary", "Accept")
@@ -95,7 +85,7 @@ func (d *discovery) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	body, ok := d.legacy[path]
 	if !ok {
-		http.NotFound(w, r)
+		http.Error(w, "404 page not found", http.StatusNotFound)
 		return
 	}
 	if path == "/api" {

@@ -25,6 +25,10 @@
 // its own and is found by name in restMap (routes.go): binding a pod, reviewing
 // a token, the address of a Service (services.go).
 //
+// Rows also come while the server runs: a CustomResourceDefinition is made into
+// rows (definitions.go, rows.go, package custom), and then nothing tells them
+// from the others.
+//
 // # What it does of its own accord
 //
 // Very little (housekeeping.go): the namespaces and roles that every cluster
@@ -42,8 +46,7 @@
 //
 // Where a comment says "Simplified:", the comment says what is missing. The
 // largest: there are no
-// webhooks, no CustomResourceDefinitions, no aggregated API servers and no
-// audit log; with several servers the last one started owns the endpoints of
+// webhooks, no rules in CEL, no aggregated API servers and no audit log; with several servers the last one started owns the endpoints of
 // the kubernetes Service.
 //
 // Start reading at Server.serve in request.go, then createObject in write.go.

@@ -134,7 +134,7 @@ func (f format) list(row *resources.Row, page *storage.Page, now time.Time, incl
 			return append(out, data...), err
 		})
 	}
-	return f.jsonList(row.Kind+"List", row.GVK().GroupVersion().String(), page, meta, func(out []byte, item *storage.Item) ([]byte, error) {
+	return f.jsonList(listKind(row), row.GVK().GroupVersion().String(), page, meta, func(out []byte, item *storage.Item) ([]byte, error) {
 		return item.AppendListJSON(out), nil
 	})
 }

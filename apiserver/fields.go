@@ -2,7 +2,9 @@ package apiserver
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -54,33 +56,49 @@ func (f *fieldTracker) manager(q *request) (*managedfields.FieldManager, error) 
 	if m := f.managers[key]; m != nil {
 		return m, nil
 	}
-	types, err := f.schemas.typeConverter()
+	types, make := managedfields.TypeConverter(nil), managedfields.NewDefaultFieldManager
+	var err error
+	if q.row.Custom != nil {
+		types, err = customConverter(q.row)
+		make = managedfields.NewDefaultCRDFieldManager
+	} else {
+		types, err = f.schemas.typeConverter()
+	}
 	if err != nil {
 		return nil, err
 	}
 	kind := rowKind{q.row}
-	m, err := managedfields.NewDefaultFieldManager(types, kind, kind, kind, q.row.GVK(), q.row.GVK().GroupVersion(), q.subresource, resetFields(q))
+	m, err := make(types, kind, kind, kind, q.row.GVK(), q.row.GVK().GroupVersion(), q.subresource, resetFields(q))
 	if err == nil {
 		f.managers[key] = m
 	}
 	return m, err
 }
 
+// forget drops the managers of rows that are no longer served.
+func (f *fieldTracker) forget(rows []*resources.Row) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.managers, func(key managerKey, _ *managedfields.FieldManager) bool { return slices.Contains(rows, key.row) })
+}
+
 // resetFields are the fields that an endpoint does not let anybody change, so
 // that nobody comes to own them by sending them along.
 func resetFields(q *request) map[fieldpath.APIVersion]fieldpath.Filter {
-	var ignored string
+	var ignored *fieldpath.Set
 	switch {
+	case q.subresource == "status" && q.row.Custom != nil:
+		ignored = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata"))
 	case q.subresource == "status":
-		ignored = "spec"
+		ignored = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
 	case q.row.Status:
-		ignored = "status"
+		ignored = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
 	default:
 		return nil
 	}
 	version := fieldpath.APIVersion(q.row.GVK().GroupVersion().String())
 	return map[fieldpath.APIVersion]fieldpath.Filter{
-		version: fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie(ignored))),
+		version: fieldpath.NewExcludeSetFilter(ignored),
 	}
 }
 
@@ -128,7 +146,7 @@ func (f *fieldTracker) update(q *request, obj, old resources.Object) {
 // tracking would cost more than the rest of the write. If such an object is
 // applied after all, its earlier fields belong to "before-first-apply".
 func tracked(q *request) bool {
-	if !q.row.Stored() || q.row.StoredAs != nil || q.row.Kind == "Event" || q.row.Kind == "Lease" {
+	if !q.row.Stored() || q.row.StoredAs != nil && q.row.Custom == nil || q.row.Kind == "Event" || q.row.Kind == "Lease" {
 		return false
 	}
 	return !q.user.in(groupNodes) && !isControlPlane(q.user.name) &&
@@ -212,11 +230,16 @@ func (q *request) appliedObject(data []byte) (*unstructured.Unstructured, error)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	_, strict, err := decodeJSON(strictData, q.row.New())
+	typed := q.row.New()
+	_, strict, err := decodeJSON(strictData, typed)
 	if err != nil {
 		return nil, cannotHandle(q.row.GVK(), q.row.GVK(), err)
 	}
-	return obj, q.strictness(strict, q.row.GVK())
+	unknown, err := q.coerce(typed)
+	if err != nil {
+		return nil, err
+	}
+	return obj, q.strictness(append(strict, unknown...), q.row.GVK())
 }
 
 // applyError is a conflict as it is, and anything else the client's mistake.
@@ -248,10 +271,17 @@ func (k rowKind) Convert(in, out, context any) error {
 }
 
 // ConvertToVersion turns what the merge made, a map, back into the Go type.
-func (k rowKind) ConvertToVersion(in runtime.Object, _ runtime.GroupVersioner) (runtime.Object, error) {
+func (k rowKind) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner) (runtime.Object, error) {
 	merged, ok := in.(*unstructured.Unstructured)
 	if !ok {
 		return in, nil
+	}
+	if k.row.Custom != nil { // versions of a custom kind differ in this only
+		out := merged.DeepCopy()
+		if kind, ok := to.KindForGroupVersionKinds([]schema.GroupVersionKind{out.GroupVersionKind()}); ok {
+			out.SetGroupVersionKind(kind)
+		}
+		return out, nil
 	}
 	obj := k.row.New()
 	return obj, runtime.DefaultUnstructuredConverter.FromUnstructured(merged.Object, obj)

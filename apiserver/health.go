@@ -81,9 +81,7 @@ func (s *Server) servePlain(mux *http.ServeMux) {
 		body, _ := json.MarshalIndent(version.Info(), "", "  ")
 		w.Write(body)
 	})
-	openAPI := newOpenAPI(s.allRows)
-	mux.Handle("/openapi/", openAPI)
-	s.fields.schemas = openAPI
+	mux.HandleFunc("/openapi/", s.serveOpenAPI)
 	s.serveIssuer(mux)
 	mux.Handle("GET /metrics", s.metrics.handler())
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -24,7 +24,9 @@ type format struct {
 
 // formatOf picks the first clause of the Accept header that we can serve. A
 // client orders its clauses by preference; like upstream we do not weigh q.
-func formatOf(r *http.Request) (format, error) {
+//
+// textOnly leaves out protobuf for whole objects, for kinds without that form.
+func formatOf(r *http.Request, textOnly bool) (format, error) {
 	accept := r.Header.Get("Accept")
 	pretty := wantsPretty(r)
 	if accept == "" {
@@ -40,6 +42,9 @@ func formatOf(r *http.Request) (format, error) {
 			media = storage.JSONMediaType
 		case storage.JSONMediaType, storage.ProtobufMediaType, yamlMediaType:
 		default:
+			continue
+		}
+		if textOnly && media == storage.ProtobufMediaType && params["as"] == "" {
 			continue
 		}
 		f := format{media: media, pretty: pretty}

@@ -162,12 +162,18 @@ func componentsOf(rows []*resources.Row) schema.Components {
 		kinds[s] = append(kinds[s], map[string]any{"group": group, "version": version, "kind": kind})
 	}
 	for _, row := range rows {
-		add(row.New(), row.Group, row.Version, row.Kind)
-		if row.NewList != nil {
+		switch {
+		case row.Custom != nil:
+			addCustom(c, row)
+		case row.NewList != nil:
 			add(row.NewList(), row.Group, row.Version, row.Kind+"List")
+			fallthrough
+		default:
+			add(row.New(), row.Group, row.Version, row.Kind)
 		}
 		for _, sub := range subresources(row) {
-			if body := subresourceBody(row, sub); body != nil {
+			body := subresourceBody(row, sub)
+			if _, custom := body.(customModel); body != nil && !custom {
 				gvk := subresourceKind(row, sub)
 				add(body, gvk.Group, gvk.Version, gvk.Kind)
 			}

@@ -15,6 +15,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeschema "k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"tinykube/apiserver/resources"
@@ -132,7 +133,7 @@ func (p *pathBuilder) addRow(row *resources.Row) {
 	if row.Namespaced {
 		if slices.Contains(verbs(row), "list") {
 			p.paths[collection] = pathItem{
-				"get":        p.operation(row, "list", "list", "", row.Kind+"ForAllNamespaces", row.NewList()),
+				"get":        p.operation(row, "list", "list", "", row.Kind+"ForAllNamespaces", listOf(row)),
 				"parameters": append(optionsParameters[metav1.ListOptions](), shared...),
 			}
 		}
@@ -144,10 +145,10 @@ func (p *pathBuilder) addRow(row *resources.Row) {
 	for _, verb := range verbs(row) {
 		switch verb {
 		case "list":
-			p.put(collection, "get", p.operation(row, "list", "list", scope, row.Kind, row.NewList(), optionsParameters[metav1.ListOptions]()...), shared)
+			p.put(collection, "get", p.operation(row, "list", "list", scope, row.Kind, listOf(row), optionsParameters[metav1.ListOptions]()...), shared)
 		case "create":
-			op := p.operation(row, "create", "post", scope, row.Kind, row.New(), optionsParameters[metav1.CreateOptions]()...)
-			op.RequestBody = body(row.New())
+			op := p.operation(row, "create", "post", scope, row.Kind, bodyOf(row), optionsParameters[metav1.CreateOptions]()...)
+			op.RequestBody = body(bodyOf(row))
 			p.put(collection, "post", op, shared)
 		case "deletecollection":
 			op := p.operation(row, "delete", "deletecollection", "Collection"+scope, row.Kind, &metav1.Status{}, deleteCollectionParameters()...)
@@ -162,7 +163,7 @@ func (p *pathBuilder) addRow(row *resources.Row) {
 			op.RequestBody = body(&metav1.DeleteOptions{})
 			p.put(one, "delete", op, item)
 		default:
-			p.itemVerb(row, verb, one, scope+row.Kind, row.New(), row.GVK(), item)
+			p.itemVerb(row, verb, one, scope+row.Kind, bodyOf(row), row.GVK(), item)
 		}
 	}
 	for _, sub := range subresources(row) {
@@ -186,6 +187,9 @@ func (p *pathBuilder) itemVerb(row *resources.Row, verb, path, name string, obj 
 		patch := spec.Schema{SchemaProps: spec.SchemaProps{Ref: spec.MustCreateRef(schema.RefPrefix + "io.k8s.apimachinery.pkg.apis.meta.v1.Patch")}}
 		op.RequestBody = &content{Required: true, Content: map[string]mediaType{}}
 		for _, media := range patchTypes {
+			if row.Custom != nil && media == string(types.StrategicMergePatchType) {
+				continue // what has no type says nowhere how its lists merge
+			}
 			op.RequestBody.Content[media] = mediaType{patch}
 		}
 	default:
@@ -288,8 +292,11 @@ func body(obj any) *content {
 }
 
 func refTo(obj any) spec.Schema {
-	name := schema.Name(reflect.TypeOf(obj).Elem())
-	return spec.Schema{SchemaProps: spec.SchemaProps{Ref: spec.MustCreateRef(schema.RefPrefix + name)}}
+	name, custom := obj.(customModel)
+	if !custom {
+		name = customModel(schema.Name(reflect.TypeOf(obj).Elem()))
+	}
+	return spec.Schema{SchemaProps: spec.SchemaProps{Ref: spec.MustCreateRef(schema.RefPrefix + string(name))}}
 }
 
 // optionsParameters are the query parameters of an options type.
@@ -358,7 +365,7 @@ func subresourceBody(row *resources.Row, sub resources.Subresource) any {
 	case connectOptions[sub.Name] != nil:
 		return nil
 	case sub.Kind == row.Kind:
-		return row.New()
+		return bodyOf(row)
 	}
 	switch sub.Kind {
 	case "Scale":

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	kjson "sigs.k8s.io/json"
 
 	"tinykube/apiserver/resources"
 )
@@ -95,14 +95,18 @@ func (q *request) patchInto(old, obj runtime.Object, apply patchFunc, gvk schema
 	if err != nil {
 		return err
 	}
-	strict, err := kjson.UnmarshalStrict(changed, obj)
+	_, strict, err := decodeJSON(changed, obj)
 	if err != nil {
 		return apierrors.NewInvalid(gvk.GroupKind(), q.name, field.ErrorList{field.Invalid(field.NewPath("patch"), string(changed), err.Error())})
 	}
 	if kind := obj.GetObjectKind().GroupVersionKind(); kind != gvk {
 		return apierrors.NewBadRequest(fmt.Sprintf("the patch changes the kind from %s to %s", describeKind(gvk), describeKind(kind)))
 	}
-	return q.strictness(strict, gvk)
+	unknown, err := q.coerce(obj)
+	if err != nil {
+		return err
+	}
+	return q.strictness(append(strict, unknown...), gvk)
 }
 
 // patchFunc reads a patch.
@@ -122,6 +126,9 @@ func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error
 			return out, nil
 		}, nil
 	case types.StrategicMergePatchType:
+		if q.row.Custom != nil && q.subresource != "scale" {
+			break
+		}
 		if err := checkJSONObject(data); err != nil {
 			return nil, err
 		}
@@ -139,8 +146,11 @@ func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error
 			return out, nil
 		}, nil
 	}
-	return nil, unsupportedMediaType(string(kind), string(types.JSONPatchType), string(types.MergePatchType),
-		string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType))
+	known := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
+	if q.row.Custom == nil {
+		known = slices.Insert(known, 2, string(types.StrategicMergePatchType))
+	}
+	return nil, unsupportedMediaType(string(kind), known...)
 }
 
 // jsonPatch reads a list of operations.

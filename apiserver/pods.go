@@ -21,7 +21,7 @@ import (
 var statusKind = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
 
 // podsRow is the pods' row, whichever path led here.
-func (s *Server) podsRow() *resources.Row { return s.rows[rowKey{"", "v1", "pods"}] }
+func (s *Server) podsRow() *resources.Row { return s.served.Load().byKey[rowKey{"", "v1", "pods"}] }
 
 // bindPod answers POST pods/{name}/binding, and the older POST bindings. It
 // is how a scheduler speaks: the pod goes to that node, once and for all.

@@ -96,7 +96,7 @@ func (s *Server) serve(q *request) (err error) {
 	if err != nil {
 		return err
 	}
-	if q.format, err = formatOf(q.Request); err != nil {
+	if q.format, err = formatOf(q.Request, q.row != nil && q.row.Custom != nil); err != nil {
 		return err
 	}
 	if q.options, err = readWriteOptions(q.Request); err != nil {
@@ -133,7 +133,7 @@ func (q *request) fail(err error) {
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		q.w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
-	f, err := formatOf(q.Request)
+	f, err := formatOf(q.Request, false)
 	if err != nil || f.as != "" {
 		f = format{media: storage.JSONMediaType, pretty: f.pretty}
 	}

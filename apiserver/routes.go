@@ -6,8 +6,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"tinykube/apiserver/resources"
 )
 
 // handler answers a request about a resource.
@@ -58,14 +56,12 @@ func restMap() (stored, updated verbHandlers, named map[string]verbHandlers) {
 // rowKey names a row in a path.
 type rowKey struct{ group, version, resource string }
 
-// lookUp finds the row that a path names.
-func (s *Server) lookUp(t target) *resources.Row {
-	return s.rows[rowKey{t.group, t.version, t.resource}]
-}
-
 // route finds the row, the table and the handler of a resource request.
 func (s *Server) route(q *request) (handler, error) {
 	q.row = s.lookUp(q.target)
+	if q.row == nil && q.group != "" && !s.extended() {
+		return nil, errNotExtended
+	}
 	if q.row == nil || !q.row.Namespaced && q.namespace != "" && q.resource != "namespaces" {
 		return nil, errNoPath
 	}
@@ -139,10 +135,8 @@ var errNoPath = &apierrors.StatusError{ErrStatus: metav1.Status{
 // servePaths builds the tree of everything that is not a resource.
 func (s *Server) servePaths() http.Handler {
 	mux := http.NewServeMux()
-	discovery := newDiscovery(s.allRows)
-	for _, path := range discovery.paths() {
-		mux.Handle(path, discovery)
-		mux.Handle(path+"/{$}", discovery)
+	for _, path := range []string{"/api", "/api/", "/apis", "/apis/"} {
+		mux.HandleFunc(path, s.serveDiscovery)
 	}
 	s.servePlain(mux)
 	return mux

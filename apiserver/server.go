@@ -83,9 +83,10 @@ type Server struct {
 	cfg     Config
 	log     *slog.Logger
 	allRows []*resources.Row
-	rows    map[rowKey]*resources.Row
 	store   *storage.Store
-	paths   http.Handler // what is not a resource
+	served  atomic.Pointer[served] // see rows.go
+	openAPI *openAPI               // of the built-in rows
+	paths   http.Handler           // what is not a resource
 	metrics *metrics
 	limits  *limits
 	fields  *fieldTracker
@@ -108,6 +109,8 @@ type Server struct {
 	seeded    atomic.Bool   // what every cluster has is there
 	ready     chan struct{}
 	stopping  chan struct{} // closed when shutdown begins
+	// extensions is closed when all that definitions declare is served.
+	extensions chan struct{}
 }
 
 // New makes a server of all built-in resources. It does no I/O.
@@ -121,14 +124,14 @@ func newServer(cfg Config, rows []*resources.Row, log *slog.Logger) (*Server, er
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, log: log, allRows: rows, store: store, rows: map[rowKey]*resources.Row{},
+		cfg: cfg, log: log, allRows: rows, store: store, openAPI: newOpenAPI(rows),
 		metrics: newMetrics(), limits: newLimits(cfg), fields: newFieldTracker(),
 		listening: make(chan struct{}), ready: make(chan struct{}), stopping: make(chan struct{}),
+		extensions: make(chan struct{}),
 	}
 	s.stored, s.updated, s.named = restMap()
-	for _, row := range rows {
-		s.rows[rowKey{row.Group, row.Version, row.Plural}] = row
-	}
+	s.fields.schemas = s.openAPI
+	s.install(extra{})
 	if s.services, err = newAllocator(s); err != nil {
 		return nil, err
 	}
@@ -191,6 +194,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return s.housekeeping(ctx) })
+	group.Go(func() error { return s.extend(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		defer stopStore()

@@ -46,6 +46,9 @@ func (s *Server) create(q *request) error {
 // is stored, and stores it.
 func (s *Server) createObject(q *request, obj resources.Object) (*storage.Item, error) {
 	strategy := &q.row.Strategy
+	if q.row.Custom != nil && q.row.Custom.Terminating {
+		return nil, apierrors.NewForbidden(q.row.GVR().GroupResource(), obj.GetName(), errors.New("create not allowed while custom resource definition is terminating"))
+	}
 	if err := q.newMetadata(obj); err != nil {
 		return nil, err
 	}

@@ -16,9 +16,9 @@ import (
 func All() []*Row {
 	var rows []*Row
 	for _, group := range []func() []*Row{
-		coreRows, appsRows, eventsRows, authenticationRows, authorizationRows,
+		coreRows, serviceRows, appsRows, eventsRows, authenticationRows, authorizationRows,
 		autoscalingRows, batchRows, certificatesRows, networkingRows, policyRows,
-		rbacRows, storageRows, admissionRows, schedulingRows, coordinationRows,
+		rbacRows, storageRows, admissionRows, definitionRows, schedulingRows, coordinationRows,
 		nodeRows, discoveryRows, resourceRows, flowcontrolRows,
 	} {
 		rows = append(rows, group()...)

@@ -34,6 +34,17 @@ type Row struct {
 	// is then a second view of the same objects.
 	StoredAs *StoredAs
 
+	// ListKind is Kind+"List" unless a definition says otherwise.
+	ListKind string
+
+	// Read decodes what lies in etcd where that may be of another version than
+	// the row's; nil means that it is not.
+	Read func(data []byte) (Object, error)
+
+	// Custom is set for rows made from a CustomResourceDefinition. Their objects
+	// have no Go type: they are *unstructured.Unstructured.
+	Custom *Custom
+
 	// Deprecated is the warning that every request for this row is answered
 	// with, such as "v1 Endpoints is deprecated in v1.33+; use …".
 	Deprecated string
@@ -118,6 +129,9 @@ type Strategy struct {
 	CreateOnUpdate bool // a PUT to a missing object creates it (Lease, Event, …)
 	// RequireResourceVersion refuses a PUT that names no resourceVersion.
 	RequireResourceVersion bool
+	// PrepareDelete is called before an object is marked or removed; it may add
+	// a finalizer.
+	PrepareDelete func(obj Object)
 	// GracePeriod is non-nil for kinds deleted in two steps (Pod): it returns
 	// the seconds between deletionTimestamp and removal; 0 removes at once.
 	GracePeriod func(obj Object, options *metav1.DeleteOptions) int64

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"tinykube/api/extensions"
 )
 
 // Components are named schemas that refer to each other.
@@ -211,7 +213,19 @@ func Name(t reflect.Type) string {
 	if named, ok := reflect.New(t).Interface().(interface{ OpenAPIModelName() string }); ok {
 		return named.OpenAPIModelName()
 	}
+	if t.PkgPath() == reflect.TypeFor[extensions.APIService]().PkgPath() {
+		return extensionName(t.Name())
+	}
 	return strings.ReplaceAll(strings.ReplaceAll(key(t), "k8s.io", "io.k8s"), "/", ".")
+}
+
+// extensionName is upstream's name of one of our own nouns.
+func extensionName(name string) string {
+	const registration, definition = "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.", "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."
+	if strings.HasPrefix(name, "APIService") || name == "ServiceReference" {
+		return registration + name
+	}
+	return definition + strings.Replace(name, "WebhookServiceReference", "ServiceReference", 1)
 }
 
 func key(t reflect.Type) string { return t.PkgPath() + "." + t.Name() }

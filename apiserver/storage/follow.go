@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/btree"
@@ -28,8 +29,8 @@ const (
 // follow loads the table and then applies etcd's events, for ever. It loads
 // anew only when etcd has compacted what we missed; any other break resumes at
 // the next revision, so that watchers never notice.
-func (t *Table) follow(ctx context.Context, loaded func()) error {
-	needLoad := true
+func (t *Table) follow(ctx context.Context) error {
+	needLoad, loaded := true, false
 	for ctx.Err() == nil {
 		if needLoad {
 			if err := t.load(ctx); err != nil {
@@ -37,10 +38,9 @@ func (t *Table) follow(ctx context.Context, loaded func()) error {
 				pause(ctx, retryFollow)
 				continue
 			}
-			if loaded != nil {
+			if !loaded {
 				close(t.synced)
-				loaded()
-				loaded = nil
+				loaded = true
 			}
 		}
 		err := t.tail(ctx)
@@ -87,11 +87,7 @@ func (t *Table) replace(tree *btree.BTreeG[*Item], revision int64) {
 	defer t.mu.Unlock()
 	t.tree, t.frozen, t.changed = tree, nil, revision
 	t.events.reset(revision)
-	for _, set := range t.watchers {
-		for w := range set {
-			w.end()
-		}
-	}
+	t.endAll()
 	t.advance(revision)
 }
 
@@ -133,7 +129,7 @@ func (t *Table) open(kv *mvccpb.KeyValue) (*Item, error) {
 func (t *Table) tail(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ctx = metadata.NewOutgoingContext(ctx, metadata.Pairs("table", t.row.Prefix))
+	ctx = metadata.NewOutgoingContext(ctx, metadata.Pairs("table", fmt.Sprintf("%s %p", t.row.Prefix, t)))
 	ctx = clientv3.WithRequireLeader(ctx)
 	t.mu.RLock()
 	next := t.revision + 1

@@ -48,11 +48,12 @@ type Item struct {
 func newItem(row *resources.Row, key string, value []byte, revision int64) (*Item, error) {
 	item := &Item{Key: key, Revision: revision, row: row}
 	value = bytes.TrimSuffix(value, []byte("\n"))
-	if item.inject(value) {
+	if row.Custom == nil && item.inject(value) {
 		return item, nil
 	}
-	// Protobuf, or JSON in another order of fields: the long way round.
-	obj, err := decode(row, value)
+	// Protobuf, JSON in another order of fields or of another version, or an
+	// object whose schema may have changed since: the long way round.
+	obj, err := decodeStored(row, value)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +85,9 @@ func (i *Item) inject(value []byte) bool {
 		return false
 	}
 	i.body = len(head) - len(`"metadata":{`)
+	if i.row.Custom != nil {
+		i.body = 1 // upstream's lists of what has no Go type name the kind of each item
+	}
 	i.from, i.to = len(head), len(head)
 	if i.Revision == 0 {
 		i.json = value
@@ -113,6 +117,9 @@ func canonicalHead(row *resources.Row) []byte {
 	}
 	version := row.GVK().GroupVersion().String()
 	head := []byte(`{"kind":"` + row.Kind + `","apiVersion":"` + version + `","metadata":{`)
+	if row.Custom != nil { // see encodeCustom
+		return []byte(`{"apiVersion":"` + version + `","kind":"` + row.Kind + `","metadata":{`)
+	}
 	heads.Store(row, head)
 	return head
 }

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
@@ -43,7 +47,40 @@ type protobufMessage interface {
 // newline at the end.
 func EncodeJSON(obj runtime.Object, gvk schema.GroupVersionKind) ([]byte, error) {
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return encodeCustom(u)
+	}
 	return json.Marshal(obj)
+}
+
+// encodeCustom serializes an object without a Go type: as upstream, with its
+// fields in the order of the alphabet, except that metadata is never later
+// than third, where the resourceVersion goes.
+func encodeCustom(u *unstructured.Unstructured) ([]byte, error) {
+	out := []byte{'{'}
+	add := func(name string, value any) error {
+		data, err := json.Marshal(value)
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		quoted, _ := json.Marshal(name)
+		out = append(append(out, quoted...), ':')
+		out = append(out, data...)
+		return err
+	}
+	metadata := u.Object["metadata"]
+	if metadata == nil {
+		metadata = map[string]any{}
+	}
+	err := errors.Join(add("apiVersion", u.GetAPIVersion()), add("kind", u.GetKind()), add("metadata", metadata))
+	for _, name := range slices.Sorted(maps.Keys(u.Object)) {
+		switch name {
+		case "apiVersion", "kind", "metadata":
+		default:
+			err = errors.Join(err, add(name, u.Object[name]))
+		}
+	}
+	return append(out, '}'), err
 }
 
 // EncodeProtobuf serializes an object in its envelope.
@@ -116,5 +153,16 @@ func decode(row *resources.Row, data []byte) (resources.Object, error) {
 		obj.GetObjectKind().SetGroupVersionKind(row.GVK())
 		return obj, nil
 	}
+	if u, ok := obj.(*unstructured.Unstructured); ok { // its own decoder would look for lists
+		return obj, kjson.UnmarshalCaseSensitivePreserveInts(data, &u.Object)
+	}
 	return obj, kjson.UnmarshalCaseSensitivePreserveInts(data, obj)
+}
+
+// decodeStored is decode for what lies in etcd, where other versions may be.
+func decodeStored(row *resources.Row, data []byte) (resources.Object, error) {
+	if row.Read != nil && !IsProtobuf(data) {
+		return row.Read(data)
+	}
+	return decode(row, data)
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,9 +46,12 @@ const (
 type Store struct {
 	cfg     Config
 	log     *slog.Logger
-	tables  map[schema.GroupResource]*Table
 	barrier barrier
 	ready   chan struct{}
+	attach  chan attachment // tables that begin while the store runs
+
+	mu     sync.RWMutex // guards tables
+	tables map[schema.GroupResource]*Table
 
 	// client is set by Run before ready closes, and never after.
 	client *clientv3.Client
@@ -72,7 +77,7 @@ func New(cfg Config, rows []*resources.Row, log *slog.Logger) (*Store, error) {
 	default:
 		return nil, fmt.Errorf("storage: media type %q is neither %s nor %s", cfg.MediaType, JSONMediaType, ProtobufMediaType)
 	}
-	s := &Store{cfg: cfg, log: log, tables: map[schema.GroupResource]*Table{}, ready: make(chan struct{})}
+	s := &Store{cfg: cfg, log: log, tables: map[schema.GroupResource]*Table{}, ready: make(chan struct{}), attach: make(chan attachment)}
 	s.barrier.kick = make(chan struct{}, 1)
 	for _, row := range rows {
 		if row.Stored() && row.StoredAs == nil {
@@ -85,10 +90,13 @@ func New(cfg Config, rows []*resources.Row, log *slog.Logger) (*Store, error) {
 // Table returns the table of a row, or nil for rows that are not stored. A
 // view's table is that of the row it shows.
 func (s *Store) Table(row *resources.Row) *Table {
+	name := row.GVR().GroupResource()
 	if row.StoredAs != nil {
-		return s.tables[row.StoredAs.GroupResource()]
+		name = row.StoredAs.GroupResource()
 	}
-	return s.tables[row.GVR().GroupResource()]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.tables[name]
 }
 
 // Ready is closed when every table has been read once.
@@ -105,13 +113,13 @@ func (s *Store) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.runBarrier(ctx) })
 	group.Go(func() error { return s.compact(ctx) })
-	var loading sync.WaitGroup
-	for _, table := range s.tables {
-		loading.Add(1)
-		group.Go(func() error { return table.follow(ctx, loading.Done) })
+	builtIn := slices.Collect(maps.Values(s.tables)) // nobody attaches before we are ready
+	for _, table := range builtIn {
+		group.Go(func() error { return table.follow(ctx) })
 	}
+	group.Go(func() error { return s.attachTables(ctx, group) })
 	group.Go(func() error {
-		for _, table := range s.tables {
+		for _, table := range builtIn {
 			select {
 			case <-table.synced:
 			case <-ctx.Done():

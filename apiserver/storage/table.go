@@ -29,6 +29,8 @@ type Table struct {
 	prefix string
 	// providers encrypt what is stored; none means plain.
 	providers []provider
+	// stop ends what Attach began; nil for tables that are there from the start.
+	stop context.CancelFunc
 
 	synced chan struct{} // closed after the first load
 	asked  chan struct{} // capacity 1: somebody waits for a newer revision
@@ -46,6 +48,7 @@ type Table struct {
 	waiting  []*waiter
 	watchers map[interest]map[*Watcher]struct{}
 	pages    []snapshot // trees that continue tokens refer to
+	over     bool       // the table was detached and has stopped
 }
 
 // waiter is somebody who needs the cache to have reached a revision.

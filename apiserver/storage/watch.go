@@ -113,6 +113,9 @@ func (t *Table) Watch(ctx context.Context, o WatchOptions) (*Watcher, error) {
 func (t *Table) join(w *Watcher, o WatchOptions, revision int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.over {
+		return expired("the kind is no longer what it was")
+	}
 	if !o.Initial && revision > 0 {
 		if err := w.replay(&t.events, revision); err != nil {
 			return err

@@ -28,6 +28,7 @@ var packages = []string{
 	"k8s.io/api/...",
 	"k8s.io/apimachinery/pkg/apis/meta/v1",
 	"k8s.io/apimachinery/pkg/runtime",
+	"tinykube/api/extensions",
 }
 
 // kept are the markers that schemas use.

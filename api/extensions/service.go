@@ -1,0 +1,103 @@
+package extensions
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+)
+
+// ServiceGroup is the group of APIServices.
+const ServiceGroup = "apiregistration.k8s.io"
+
+// Available is the condition of an APIService that can be asked.
+const Available = "Available"
+
+// APIService says who serves a group and version: this server, or one behind
+// a Service.
+//
+// Upstream: kubernetes@v1.36 k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/types.go
+type APIService struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   APIServiceSpec   `json:"spec,omitempty"`
+	Status APIServiceStatus `json:"status,omitempty"`
+}
+
+// APIServiceList is a list of them.
+type APIServiceList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []APIService `json:"items"`
+}
+
+// APIServiceSpec is what the author says.
+type APIServiceSpec struct {
+	Service               *ServiceReference `json:"service,omitempty"`
+	Group                 string            `json:"group,omitempty"`
+	Version               string            `json:"version,omitempty"`
+	InsecureSkipTLSVerify bool              `json:"insecureSkipTLSVerify,omitempty"`
+	// +listType=atomic
+	CABundle             []byte `json:"caBundle,omitempty"`
+	GroupPriorityMinimum int32  `json:"groupPriorityMinimum"`
+	VersionPriority      int32  `json:"versionPriority"`
+}
+
+// ServiceReference names a Service; its port is 443 unless it says otherwise.
+type ServiceReference struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	Port      *int32 `json:"port,omitempty"`
+}
+
+// APIServiceStatus is what the server says.
+type APIServiceStatus struct {
+	// +listType=map
+	// +listMapKey=type
+	Conditions []APIServiceCondition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
+}
+
+// APIServiceCondition is one answer about an APIService.
+type APIServiceCondition struct {
+	Type               string                 `json:"type"`
+	Status             metav1.ConditionStatus `json:"status"`
+	LastTransitionTime metav1.Time            `json:"lastTransitionTime,omitempty"`
+	Reason             string                 `json:"reason,omitempty"`
+	Message            string                 `json:"message,omitempty"`
+}
+
+// DeepCopyObject copies by way of JSON.
+func (s *APIService) DeepCopyObject() runtime.Object { return copyOf(s) }
+
+// DeepCopyObject copies by way of JSON.
+func (l *APIServiceList) DeepCopyObject() runtime.Object { return copyOf(l) }
+
+// IsAvailable reports whether the service may be asked.
+func (s *APIService) IsAvailable() bool {
+	for _, c := range s.Status.Conditions {
+		if c.Type == Available {
+			return c.Status == metav1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// SetAvailable puts the condition; its time stays unless its status changes.
+func (s *APIService) SetAvailable(c APIServiceCondition) {
+	c.Type = Available
+	for i := range s.Status.Conditions {
+		old := &s.Status.Conditions[i]
+		if old.Type != Available {
+			continue
+		}
+		if old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
+		*old = c
+		return
+	}
+	s.Status.Conditions = append(s.Status.Conditions, c)
+}
+
+func unmarshalNumbers(data []byte, into *any) error { return utiljson.Unmarshal(data, into) }
