@@ -131,16 +131,21 @@ demo-down: ## remove the demo without a trace, and show it
 
 ##---- Test -----------------------------------------------------------------------------------------------------------
 
-.PHONY: test test-all sizes lint e2e e2e-containerd labs bench smoke-swap
+.PHONY: test test-all fuzz sizes lint e2e e2e-containerd labs bench smoke-swap
 test: lint build e2e labs ## all that must be true of every commit: vet, staticcheck, unit tests, a whole cluster
 	TINYKUBE_MUST_RUN=1 $(GO) test ./...
 	$(GO) test -C payload/tools ./...
 	$(GO) test -C test ./informers/...
 
-test-all: test e2e-containerd ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime
+test-all: test fuzz e2e-containerd ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime
 	$(GO) test -tags mutants -timeout 20m ./labs/grade
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
 	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
+
+FUZZTIME ?= 10s
+fuzz: ## every fuzz test for FUZZTIME
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's|/[^/]*:func | |' | sort | while read -r package name; do \
+		echo "$$package $$name"; $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$package"; done
 
 sizes: ## lines of each folder beside its budget
 	@$(GO) test ./internal/lint -count=1 -run '^TestSizes$$' -v | grep -v -e '^=' -e '^-' -e '^ok' -e PASS

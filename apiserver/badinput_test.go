@@ -3,6 +3,7 @@ package apiserver_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -140,6 +141,10 @@ func TestBadInput(t *testing.T) {
 		"patch is a list":                 {"PATCH", maps + "/there", asStrategic, `[]`, 400, "BadRequest", "error decoding patch", ""},
 		"patch test fails":                {"PATCH", maps + "/there", asJSONPatch, `[{"op":"test","path":"/data/a","value":"c"}]`, 422, "Invalid", "the server rejected our request due to an error in our request", ""},
 		"patch with too many operations":  {"PATCH", maps + "/there", asJSONPatch, operations, 413, "RequestEntityTooLarge", "The allowed maximum operations in a JSON patch is 10000, got 10001", ""},
+		"patch that copies without end":   {"PATCH", maps + "/there", asJSONPatch, copies(), 422, "Invalid", "the server rejected our request due to an error in our request", ""},
+		"a YAML bomb to apply":            {"PATCH", maps + "/there?fieldManager=x", asApply, bomb(), 400, "BadRequest", "excessive aliasing", ""},
+		"deep YAML":                       {"POST", maps, asYAML, "metadata: {name: a}\nx: " + strings.Repeat("[", 100000) + strings.Repeat("]", 100000), 400, "BadRequest", "exceeded max depth", ""},
+		"deep patch":                      {"PATCH", maps + "/there", asMerge, `{"data":` + strings.Repeat(`{"a":`, 100000) + "1" + strings.Repeat("}", 100001), 400, "BadRequest", "exceeded max depth", ""},
 		"patch to a wrong type":           {"PATCH", maps + "/there", asMerge, `{"data":{"a":7}}`, 422, "Invalid", "cannot unmarshal number", "patch"},
 		"patch with a stale version":      {"PATCH", maps + "/there", asMerge, `{"metadata":{"resourceVersion":"1"}}`, 409, "Conflict", "the object has been modified", ""},
 		"patch of the name":               {"PATCH", maps + "/there", asMerge, `{"metadata":{"name":"x"}}`, 400, "BadRequest", "does not match the name on the URL", ""},
@@ -190,6 +195,15 @@ func TestBadInput(t *testing.T) {
 			}
 		})
 	}
+}
+
+// copies is a JSON patch that doubles an object forty times.
+func copies() string {
+	operations := []string{`{"op":"add","path":"/data/x","value":{"a":"` + strings.Repeat("x", 1000) + `"}}`}
+	for i := range 40 {
+		operations = append(operations, fmt.Sprintf(`{"op":"copy","from":"/data/x","path":"/data/x/b%d"}`, i))
+	}
+	return "[" + strings.Join(operations, ",") + "]"
 }
 
 // bomb is a YAML document that grows tenfold with every line.

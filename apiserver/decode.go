@@ -132,16 +132,21 @@ func cannotHandle(got, want schema.GroupVersionKind, err error) error {
 }
 
 // decodeJSON returns the kind that the data names, and what a strict reader
-// would object to.
+// would object to. The kind of what can be read is in the object; only for
+// what cannot is the data read once more.
 func decodeJSON(data []byte, obj any) (schema.GroupVersionKind, []error, error) {
+	u, untyped := obj.(*unstructured.Unstructured)
+	if untyped {
+		obj = &u.Object // read it as a map: its schema comes later
+	}
+	strict, err := kjson.UnmarshalStrict(data, obj)
+	if typed, ok := obj.(runtime.Object); ok && err == nil {
+		return typed.GetObjectKind().GroupVersionKind(), strict, nil
+	}
 	var meta metav1.TypeMeta
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
 		return schema.GroupVersionKind{}, nil, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
 	}
-	if u, ok := obj.(*unstructured.Unstructured); ok {
-		obj = &u.Object // read it as a map: its schema comes later
-	}
-	strict, err := kjson.UnmarshalStrict(data, obj)
 	return meta.GroupVersionKind(), strict, err
 }
 

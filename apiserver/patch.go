@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,6 +33,12 @@ import (
 // the whole object.
 // Upstream: kubernetes@v1.36 k8s.io/apiserver/pkg/endpoints/handlers/patch.go maxJSONPatchOperations
 const maxPatchOperations = 10000
+
+// limitCopies bounds what the copies of a JSON patch add up to: each may double
+// the object, and thirty would make a gigabyte of a byte. The library has one
+// limit for the whole program.
+// Upstream: kubernetes@v1.36 k8s.io/apiserver/pkg/server/config.go JSONPatchMaxCopyBytes
+var limitCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxBody })
 
 // patchFunc applies a patch to the JSON of an object.
 type patchFunc func(original []byte) ([]byte, error)
@@ -156,6 +163,7 @@ func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error
 // jsonPatch reads a list of operations.
 // Spec: RFC 6902.
 func jsonPatch(data []byte) (patchFunc, error) {
+	limitCopies()
 	operations, err := jsonpatch.DecodePatch(data)
 	if err != nil {
 		return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())

@@ -36,7 +36,8 @@ func writeError(err error) error {
 	return apierrors.NewInternalError(err)
 }
 
-// lost reports whether the answer is missing rather than negative.
+// lost reports whether the answer is missing rather than negative. A broken
+// stream (Internal) and what nobody can name (Unknown) are no answer either.
 func lost(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return true
@@ -46,7 +47,11 @@ func lost(err error) bool {
 	if errors.As(err, &etcd) {
 		code = etcd.Code()
 	}
-	return code == codes.Unavailable || code == codes.DeadlineExceeded || code == codes.Canceled
+	switch code {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal, codes.Unknown:
+		return true
+	}
+	return false
 }
 
 func expired(message string) error { return apierrors.NewResourceExpired(message) }
