@@ -135,8 +135,7 @@ func cannotHandle(got, want schema.GroupVersionKind, err error) error {
 // would object to. The kind of what can be read is in the object; only for
 // what cannot is the data read once more.
 func decodeJSON(data []byte, obj any) (schema.GroupVersionKind, []error, error) {
-	u, untyped := obj.(*unstructured.Unstructured)
-	if untyped {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
 		obj = &u.Object // read it as a map: its schema comes later
 	}
 	strict, err := kjson.UnmarshalStrict(data, obj)

@@ -58,7 +58,7 @@ func FuzzListParameters(f *testing.F) {
 		if selector.Empty() != (selector.Labels.Empty() && selector.Fields.Empty()) {
 			t.Errorf("%q: empty and not empty", query)
 		}
-		if q.format, err = formatOf(q.Request); err != nil {
+		if q.format, err = formatOf(q.Request, false); err != nil {
 			return
 		}
 		page := &storage.Page{Items: []*storage.Item{item}, Revision: 7}
