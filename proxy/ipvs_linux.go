@@ -46,9 +46,6 @@ func (b *IPVS) Sync(ctx context.Context, state State, options Options) (bool, er
 		if err != nil {
 			return false, err
 		}
-		for id := range b.ledger.held {
-			have[id] = have[id] // what is not there is nothing yet
-		}
 		c = b.ledger.diff(have)
 		b.draining = map[string]bool{}
 	}
@@ -241,9 +238,13 @@ func (b *IPVS) setAddresses(remove, add []element) error {
 	return errors.Join(append(change(remove, netlink.AddrDel), change(add, netlink.AddrReplace)...)...)
 }
 
-// look reads what the kernel holds of ours.
+// look reads what the kernel holds of ours; what we know of and the kernel
+// does not hold is there with nothing wanted, for diff to see.
 func (b *IPVS) look(ctx context.Context) (map[elementID]holding, error) {
 	have := map[elementID]holding{}
+	for id := range b.ledger.held {
+		have[id] = holding{}
+	}
 	there := func(set, key, value string) { have[elementID{set, key}] = holding{value, 1} }
 	servers, err := b.run(ctx, "", "ipvsadm", "-S", "-n")
 	if err != nil {
@@ -319,9 +320,6 @@ func (b *IPVS) Intact(ctx context.Context) bool {
 	have, err := b.look(ctx)
 	if err != nil || ctx.Err() != nil {
 		return err == nil || ctx.Err() != nil
-	}
-	for id := range b.ledger.held {
-		have[id] = have[id]
 	}
 	if b.ledger.diff(have).empty() {
 		return true
