@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"tinykube/apiserver/resources"
@@ -234,7 +235,7 @@ func (out *stream) bookmark(revision int64, annotations map[string]string) {
 // error ends the watch with an ERROR event.
 func (out *stream) error(err error) error {
 	status := statusOf(err)
-	object, _, err := out.q.format.object(&status, metav1.SchemeGroupVersion.WithKind("Status"))
+	object, _, err := out.q.format.object(&status, schema.GroupVersionKind{Version: "v1", Kind: "Status"})
 	if err == nil {
 		out.frame(string(watch.Error), object)
 		out.flush()

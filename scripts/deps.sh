@@ -18,6 +18,7 @@ need_command nft nftables
 need_command conntrack conntrack
 need_command ip iproute2
 need_command curl curl
+need_command openssl openssl
 need_command nsenter util-linux
 need_command mount mount
 [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates
