@@ -37,8 +37,8 @@ var errUnauthorized = apierrors.NewUnauthorized("Unauthorized")
 // authenticator finds out who sent a request.
 type authenticator struct {
 	server    *Server
-	clientCAs *x509.CertPool
-	proxyCAs  *x509.CertPool
+	clientCAs *caFile
+	proxyCAs  *caFile
 	static    map[[sha256.Size]byte]*user // by the token's hash
 	tokens    tokenCache
 }
@@ -46,10 +46,10 @@ type authenticator struct {
 func newAuthenticator(s *Server) (*authenticator, error) {
 	a := &authenticator{server: s, static: map[[sha256.Size]byte]*user{}}
 	var err error
-	if a.clientCAs, err = readPool(s.cfg.ClientCAFile); err != nil {
+	if a.clientCAs, err = openCAs(s.cfg.ClientCAFile); err != nil {
 		return nil, fmt.Errorf("client CA: %w", err)
 	}
-	if a.proxyCAs, err = readPool(s.cfg.RequestHeader.CAFile); err != nil {
+	if a.proxyCAs, err = openCAs(s.cfg.RequestHeader.CAFile); err != nil {
 		return nil, fmt.Errorf("request header CA: %w", err)
 	}
 	if s.cfg.TokenAuthFile != "" {
@@ -58,21 +58,6 @@ func newAuthenticator(s *Server) (*authenticator, error) {
 		}
 	}
 	return a, nil
-}
-
-func readPool(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s holds no certificate", file)
-	}
-	return pool, nil
 }
 
 // readTokens reads lines of token,user,uid,"group1,group2".
@@ -104,14 +89,6 @@ func (a *authenticator) readTokens(file string) error {
 		a.static[sha256.Sum256([]byte(record[0]))] = u
 	}
 	return nil
-}
-
-// hintCAs tells clients whose certificates we would like.
-func (a *authenticator) hintCAs() *x509.CertPool {
-	if a.clientCAs == nil || a.proxyCAs == nil {
-		return a.clientCAs
-	}
-	return nil // a pool cannot be merged from pools; no hint is a fine hint
 }
 
 func (s *Server) authenticate(r *http.Request) (*user, error) {
@@ -156,9 +133,10 @@ func (a *authenticator) token(ctx context.Context, token string, audiences []str
 }
 
 // connection is what we know about one TLS connection. A client certificate is
-// verified once per connection, not once per request.
+// verified once per connection, not once per request, unless the CAs change.
 type connection struct {
-	once    sync.Once
+	mu      sync.Mutex     // guards the fields below
+	roots   *x509.CertPool // that were asked
 	user    *user
 	expires time.Time
 }
@@ -179,21 +157,28 @@ func (a *authenticator) certificate(r *http.Request) (*user, bool) {
 	if !ok {
 		c = &connection{}
 	}
-	c.once.Do(func() {
+	roots := a.clientCAs.current()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.roots != roots {
+		c.roots, c.user = roots, nil
 		leaf := r.TLS.PeerCertificates[0]
-		if verifyChain(r.TLS.PeerCertificates, a.clientCAs) != nil {
-			return
+		if verifyChain(r.TLS.PeerCertificates, roots) == nil {
+			c.expires, c.user = leaf.NotAfter, certificateUser(leaf)
 		}
-		c.expires = leaf.NotAfter
-		c.user = &user{
-			name: leaf.Subject.CommonName, groups: append(slices.Clone(leaf.Subject.Organization), groupAuthenticated),
-			extra: map[string][]string{"authentication.kubernetes.io/credential-id": {fmt.Sprintf("X509SHA256=%x", sha256.Sum256(leaf.Raw))}},
-		}
-	})
+	}
 	if c.user == nil || c.user.name == "" || time.Now().After(c.expires) {
 		return nil, false
 	}
 	return c.user, true
+}
+
+// certificateUser is whom a certificate names.
+func certificateUser(leaf *x509.Certificate) *user {
+	return &user{
+		name: leaf.Subject.CommonName, groups: append(slices.Clone(leaf.Subject.Organization), groupAuthenticated),
+		extra: map[string][]string{"authentication.kubernetes.io/credential-id": {fmt.Sprintf("X509SHA256=%x", sha256.Sum256(leaf.Raw))}},
+	}
 }
 
 func verifyChain(chain []*x509.Certificate, roots *x509.CertPool) error {
@@ -221,7 +206,7 @@ func (a *authenticator) proxied(r *http.Request) *user {
 	if len(cfg.AllowedNames) > 0 && !slices.Contains(cfg.AllowedNames, leaf.Subject.CommonName) {
 		return nil
 	}
-	if verifyChain(r.TLS.PeerCertificates, a.proxyCAs) != nil {
+	if verifyChain(r.TLS.PeerCertificates, a.proxyCAs.current()) != nil {
 		return nil
 	}
 	u := &user{name: name, uid: first(r.Header, cfg.UIDHeaders), extra: map[string][]string{}}

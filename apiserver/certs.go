@@ -16,47 +16,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 )
-
-// reloader serves a certificate from files and notices within a minute when
-// they have been renewed.
-type reloader struct {
-	certFile, keyFile string
-
-	mu          sync.Mutex // guards the fields below
-	certificate *tls.Certificate
-	modified    time.Time
-	checked     time.Time
-}
-
-const reloadEvery = time.Minute
-
-func (r *reloader) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.certificate != nil && time.Since(r.checked) < reloadEvery {
-		return r.certificate, nil
-	}
-	r.checked = time.Now()
-	info, err := os.Stat(r.certFile)
-	if err == nil && r.certificate != nil && info.ModTime().Equal(r.modified) {
-		return r.certificate, nil
-	}
-	pair, err := tls.LoadX509KeyPair(r.certFile, r.keyFile)
-	if err != nil {
-		if r.certificate != nil { // half-written files: keep the old for now
-			return r.certificate, nil
-		}
-		return nil, err
-	}
-	r.certificate = &pair
-	if info != nil {
-		r.modified = info.ModTime()
-	}
-	return r.certificate, nil
-}
 
 // An API server that is started alone makes itself a small PKI, so that it is
 // never without TLS and never open to strangers: a CA, a serving certificate,

@@ -1,11 +1,12 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,8 +29,10 @@ const maxBody = 3 * 1024 * 1024
 
 // readBody reads a whole body, up to the limit, in bounded time.
 func (q *request) readBody() ([]byte, error) {
-	http.NewResponseController(q.w).SetReadDeadline(time.Now().Add(requestTimeout))
 	data, err := io.ReadAll(io.LimitReader(q.Body, maxBody+1))
+	if errors.Is(err, os.ErrDeadlineExceeded) || q.Context().Err() != nil {
+		return nil, errTimeout
+	}
 	if err != nil {
 		return nil, apierrors.NewBadRequest("cannot read the body of the request: " + err.Error())
 	}
@@ -77,6 +80,7 @@ func (q *request) decodeAs(data []byte, media string, obj runtime.Object, want s
 			describeKind(got), describeKind(want)))
 	}
 	obj.GetObjectKind().SetGroupVersionKind(want)
+	q.audit.requested(obj)
 	unknown, err := q.coerce(obj)
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ func defaultObjects() []resources.Object {
 			Description: systemPriorityTexts[name],
 		})
 	}
+	out = append(out, defaultFlows()...)
 	return append(out, defaultRBAC()...)
 }
 

@@ -204,6 +204,7 @@ func (q *request) deleteOptions() (*metav1.DeleteOptions, error) {
 		if err := decodeOptions(data, bodyMediaType(q.Request), options); err != nil {
 			return nil, apierrors.NewBadRequest("cannot read DeleteOptions: " + err.Error())
 		}
+		q.audit.requested(options)
 	} else {
 		query := q.URL.Query()
 		if err := metav1.Convert_url_Values_To_v1_DeleteOptions(&query, options, nil); err != nil {

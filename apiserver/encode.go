@@ -230,6 +230,7 @@ func (f format) contentType() string {
 // send writes a complete answer, compressed if it is large and the client can
 // read that.
 func (q *request) send(code int, contentType string, body []byte) error {
+	q.audit.answered(q, contentType, body)
 	header := q.w.Header()
 	header.Set("Content-Type", contentType)
 	header.Set("Cache-Control", "no-cache, private")
@@ -299,6 +300,9 @@ func (q *request) sendObject(code int, obj runtime.Object, gvk schema.GroupVersi
 	body, contentType, err := q.format.object(obj, gvk)
 	if err != nil {
 		return err
+	}
+	if status, ok := obj.(*metav1.Status); ok {
+		q.audit.failed(status)
 	}
 	return q.send(code, contentType, body)
 }

@@ -159,6 +159,7 @@ func (s *Server) apply(q *request) error {
 	if err != nil {
 		return err
 	}
+	q.audit.patched(data, bodyMediaType(q.Request))
 	patch, err := q.appliedObject(data)
 	if err != nil {
 		return err

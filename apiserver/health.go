@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,7 +16,10 @@ import (
 
 // Health has three questions: /livez (would a restart help?), /readyz (send me
 // work?) and /healthz, the old name of the first. ?verbose lists the checks,
-// ?exclude=NAME leaves one out, and each check has a path of its own.
+// ?exclude=NAME leaves one out, and each check has a path of its own, which
+// alone says what is wrong: everybody may ask the first three.
+//
+// Upstream: kubernetes@v1.36 k8s.io/apiserver/pkg/server/healthz/healthz.go
 
 // healthPatience bounds one check, below what a kubelet's probe allows.
 const healthPatience = 5 * time.Second
@@ -25,55 +30,65 @@ type check struct {
 	run  func(ctx context.Context) error
 }
 
+// seededHooks are upstream's names of what housekeeping has done once it has
+// seeded the cluster.
+var seededHooks = []string{
+	"start-system-namespaces-controller", "bootstrap-controller", "start-kubernetes-service-cidr-controller",
+	"priority-and-fairness-config-producer", "rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes",
+}
+
 // checks are those of /livez, and with ready those of /readyz as well.
 func (s *Server) checks(ready bool) []check {
-	list := []check{
-		{"ping", func(context.Context) error { return nil }},
-		{"etcd", func(ctx context.Context) error {
-			select {
-			case <-s.store.Ready():
-				return s.store.Ping(ctx)
-			default:
-				return errors.New("storage has not been read yet")
+	etcd := func(ctx context.Context) error {
+		select {
+		case <-s.store.Ready():
+			return s.store.Ping(ctx)
+		default:
+			return errors.New("storage has not been read yet")
+		}
+	}
+	list := []check{{"ping", func(context.Context) error { return nil }}, {"etcd", etcd}}
+	if ready {
+		list = append(list, check{"etcd-readiness", etcd}, check{"informer-sync", func(context.Context) error {
+			return s.closed(s.store.Ready(), "the watch caches have not been filled yet")
+		}})
+	}
+	for _, hook := range seededHooks {
+		list = append(list, check{"poststarthook/" + hook, func(context.Context) error {
+			if !s.seeded.Load() {
+				return errors.New("not finished")
 			}
-		}},
+			return nil
+		}})
 	}
 	if !ready {
 		return list
 	}
-	return append(list,
-		check{"informer-sync", func(context.Context) error {
-			select {
-			case <-s.store.Ready():
-				return nil
-			default:
-				return errors.New("the watch caches have not been filled yet")
-			}
-		}},
-		check{"poststarthook/bootstrap", func(context.Context) error {
-			if !s.seeded.Load() {
-				return errors.New("namespaces and roles are not there yet")
-			}
-			return nil
-		}},
-		check{"shutdown", func(context.Context) error {
-			select {
-			case <-s.stopping:
-				return errors.New("process is shutting down")
-			default:
-				return nil
-			}
-		}},
-	)
+	return append(list, check{"shutdown", func(context.Context) error {
+		if s.closed(s.stopping, "not yet") == nil {
+			return errors.New("process is shutting down")
+		}
+		return nil
+	}})
+}
+
+// closed returns nil if a channel is closed.
+func (s *Server) closed(channel <-chan struct{}, text string) error {
+	select {
+	case <-channel:
+		return nil
+	default:
+		return errors.New(text)
+	}
 }
 
 // servePlain adds what is neither a resource nor discovery.
 func (s *Server) servePlain(mux *http.ServeMux) {
 	for _, path := range []string{"livez", "healthz", "readyz"} {
 		list := s.checks(path == "readyz")
-		mux.HandleFunc("/"+path, func(w http.ResponseWriter, r *http.Request) { serveHealth(w, r, path, list) })
+		mux.HandleFunc("/"+path, func(w http.ResponseWriter, r *http.Request) { s.serveHealth(w, r, path, list) })
 		for _, one := range list {
-			mux.HandleFunc("/"+path+"/"+one.name, func(w http.ResponseWriter, r *http.Request) { serveHealth(w, r, path, []check{one}) })
+			mux.HandleFunc("/"+path+"/"+one.name, func(w http.ResponseWriter, r *http.Request) { serveCheck(w, r, one) })
 		}
 	}
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) {
@@ -95,32 +110,40 @@ func (s *Server) servePlain(mux *http.ServeMux) {
 }
 
 // serveHealth runs the checks and prints them as upstream does.
-func serveHealth(w http.ResponseWriter, r *http.Request, path string, list []check) {
+func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path string, list []check) {
 	ctx, cancel := context.WithTimeout(r.Context(), healthPatience)
 	defer cancel()
 	excluded := r.URL.Query()["exclude"]
 	var out strings.Builder
 	failed := 0
 	for _, c := range list {
-		if contains(excluded, c.name) {
+		if i := slices.Index(excluded, c.name); i >= 0 {
+			excluded = slices.Delete(excluded, i, i+1)
 			fmt.Fprintf(&out, "[+]%s excluded: ok\n", c.name)
 			continue
 		}
 		if err := c.run(ctx); err != nil {
 			failed++
-			fmt.Fprintf(&out, "[-]%s failed: %v\n", c.name, err)
+			fmt.Fprintf(&out, "[-]%s failed: reason withheld\n", c.name)
+			s.log.Debug("Health check failed", "key", path+"/"+c.name, "err", err)
 			continue
 		}
 		fmt.Fprintf(&out, "[+]%s ok\n", c.name)
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if len(excluded) > 0 {
+		for i := range excluded {
+			excluded[i] = strconv.Quote(excluded[i])
+		}
+		slices.Sort(excluded)
+		fmt.Fprintf(&out, "warn: some health checks cannot be excluded: no matches for %s\n", strings.Join(slices.Compact(excluded), ","))
+	}
 	w.Header().Set("Cache-Control", "no-cache, private")
 	if failed > 0 {
-		w.WriteHeader(http.StatusInternalServerError)
-		fmt.Fprintf(w, "%s%s check failed\n", out.String(), path)
+		http.Error(w, out.String()+path+" check failed", http.StatusInternalServerError)
 		return
 	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if r.URL.Query().Has("verbose") {
 		fmt.Fprintf(w, "%s%s check passed\n", out.String(), path)
 		return
@@ -128,11 +151,13 @@ func serveHealth(w http.ResponseWriter, r *http.Request, path string, list []che
 	w.Write([]byte("ok"))
 }
 
-func contains(list []string, value string) bool {
-	for _, one := range list {
-		if one == value {
-			return true
-		}
+// serveCheck runs one check, and says what is wrong.
+func serveCheck(w http.ResponseWriter, r *http.Request, c check) {
+	ctx, cancel := context.WithTimeout(r.Context(), healthPatience)
+	defer cancel()
+	if err := c.run(ctx); err != nil {
+		http.Error(w, "internal server error: "+err.Error(), http.StatusInternalServerError)
+		return
 	}
-	return false
+	w.Write([]byte("ok"))
 }

@@ -85,7 +85,7 @@ var kubectlSteps = []struct{ command, stdin, want string }{
 	{"get events -n demo", "", `No resources found`},
 	{"get nodes", "", `No resources found`},
 	{"get --raw /readyz?verbose", "", `(?s)\[\+\]etcd ok.*readyz check passed`},
-	{"get --raw /metrics", "", `apiserver_request_total\{code="201",group="apps",resource="deployments"`},
+	{"get --raw /metrics", "", `apiserver_request_total\{code="201",component="apiserver",dry_run="",group="apps",resource="deployments"`},
 	{"get hpa,cronjobs,pdb,ingress,netpol,sts,jobs,pvc,sc -A", "", `No resources found`},
 	{"get storageclasses,priorityclasses", "", `system-node-critical +2000001000`},
 	{"get clusterroles", "", `system:kube-scheduler`},

@@ -1,13 +1,13 @@
 package apiserver
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strconv"
@@ -16,6 +16,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"tinykube/apiserver/storage"
 )
@@ -35,9 +37,15 @@ const (
 	kubeletDialTimeout = 10 * time.Second
 )
 
-// kubeletProxy is how we reach kubelets.
+// kubeletProxy is how we reach kubelets, and what runs on nodes.
+//
+// Simplified: WebSocket is passed on as it is. Kubelets before 1.36 do not speak
+// version 5, and upstream translates for them; here they refuse, and kubectl
+// falls back to SPDY by itself.
 type kubeletProxy struct {
 	transport    http.RoundTripper
+	unverified   http.RoundTripper // for logs --insecure-skip-tls-verify-backend
+	cluster      http.RoundTripper // for pods and Services
 	addressTypes []corev1.NodeAddressType
 }
 
@@ -52,10 +60,11 @@ func newKubeletProxy(s *Server) (*kubeletProxy, error) {
 	}
 	// Without a CA the kubelet's certificate is not checked, as upstream.
 	tlsConfig := &tls.Config{InsecureSkipVerify: cfg.CAFile == "", MinVersion: tls.VersionTLS12}
-	var err error
-	if tlsConfig.RootCAs, err = readPool(cfg.CAFile); err != nil {
+	cas, err := openCAs(cfg.CAFile)
+	if err != nil {
 		return nil, fmt.Errorf("kubelet CA: %w", err)
 	}
+	tlsConfig.RootCAs = cas.current()
 	if cfg.CertFile != "" {
 		own := &reloader{certFile: cfg.CertFile, keyFile: cfg.KeyFile}
 		if _, err := own.get(nil); err != nil {
@@ -63,13 +72,26 @@ func newKubeletProxy(s *Server) (*kubeletProxy, error) {
 		}
 		tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own.get(nil) }
 	}
-	k.transport = &http.Transport{ // no HTTP/2: it cannot be upgraded
-		TLSClientConfig:     tlsConfig,
-		DialContext:         (&net.Dialer{Timeout: kubeletDialTimeout}).DialContext,
-		TLSHandshakeTimeout: kubeletDialTimeout,
-		IdleConnTimeout:     90 * time.Second,
-	}
+	unverified := tlsConfig.Clone()
+	unverified.InsecureSkipVerify = true
+	dialer := &net.Dialer{Timeout: kubeletDialTimeout}
+	guarded := &net.Dialer{Timeout: kubeletDialTimeout, Control: refuseLocal}
+	k.transport = transportFor(tlsConfig, cfg.Dial, dialer)
+	k.unverified = transportFor(unverified, cfg.Dial, dialer)
+	// Whose certificate a pod has is between it and its users.
+	k.cluster = transportFor(&tls.Config{InsecureSkipVerify: true}, cfg.Dial, guarded)
 	return k, nil
+}
+
+// transportFor speaks HTTP/1.1: HTTP/2 cannot be upgraded.
+func transportFor(config *tls.Config, dial func(ctx context.Context, network, address string) (net.Conn, error), dialer *net.Dialer) *http.Transport {
+	if dial == nil {
+		dial = dialer.DialContext
+	}
+	return &http.Transport{
+		TLSClientConfig: config, DialContext: dial, TLSHandshakeTimeout: kubeletDialTimeout, IdleConnTimeout: idlePatience,
+		DisableCompression: true, // bodies are passed on as they come
+	}
 }
 
 // podOf returns the request's pod, as it is now.
@@ -79,11 +101,14 @@ func (s *Server) podOf(q *request) (*corev1.Pod, error) {
 
 // podLog passes a container's log on.
 func (s *Server) podLog(q *request) error {
+	query, err := q.logOptions()
+	if err != nil {
+		return err
+	}
 	pod, err := s.podOf(q)
 	if err != nil {
 		return err
 	}
-	query := q.URL.Query()
 	container, err := containerOf(pod, query.Get("container"))
 	if err != nil {
 		return err
@@ -91,8 +116,50 @@ func (s *Server) podLog(q *request) error {
 	if pod.Spec.NodeName == "" { // it has not said anything yet
 		return q.send(http.StatusOK, "text/plain", nil)
 	}
+	host, err := s.kubelets.locate(s, pod.Spec.NodeName)
+	if err != nil {
+		return err
+	}
 	query.Del("container")
-	return s.toKubelet(q, pod.Spec.NodeName, "/containerLogs/"+pod.Namespace+"/"+pod.Name+"/"+container, query)
+	through := passage{transport: s.kubelets.transport, check: kubeletError, dialError: func(to string, err error) error {
+		return apierrors.NewInternalError(fmt.Errorf("Get %q: %w", to, err))
+	}}
+	if skip, _ := strconv.ParseBool(query.Get("insecureSkipTLSVerifyBackend")); skip {
+		through.transport = s.kubelets.unverified
+	}
+	query.Del("insecureSkipTLSVerifyBackend")
+	through.to = &url.URL{Scheme: "https", Host: host, Path: "/containerLogs/" + pod.Namespace + "/" + pod.Name + "/" + container, RawQuery: query.Encode()}
+	return s.passThrough(q, through)
+}
+
+// logOptions checks what is asked of a log.
+//
+// Upstream: kubernetes@v1.36 pkg/apis/core/validation/validation.go ValidatePodLogOptions
+func (q *request) logOptions() (url.Values, error) {
+	query := q.URL.Query()
+	var errs field.ErrorList
+	number := func(name string, least int64, text string) {
+		value := query.Get(name)
+		if value == "" {
+			return
+		}
+		if n, err := strconv.ParseInt(value, 10, 64); err != nil || n < least {
+			errs = append(errs, field.Invalid(field.NewPath(name), value, text))
+		}
+	}
+	number("tailLines", 0, "must be greater than or equal to 0")
+	number("limitBytes", 1, "must be greater than 0")
+	number("sinceSeconds", 1, "must be greater than 0")
+	if query.Get("sinceSeconds") != "" && query.Get("sinceTime") != "" {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+	}
+	if query.Get("stream") != "" {
+		errs = append(errs, field.Forbidden(field.NewPath("stream"), "may not be specified"))
+	}
+	if len(errs) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "PodLogOptions"}, q.name, errs)
+	}
+	return query, nil
 }
 
 // execPod, attachPod and forwardPort are the three streams.
@@ -107,6 +174,9 @@ func (s *Server) podStream(q *request, path string) error {
 	asked.verb = "create"
 	if err := s.authorize(q.Context(), q.user, asked); err != nil {
 		return err
+	}
+	if q.Header.Get("Upgrade") == "" {
+		return apierrors.NewBadRequest("Upgrade request required")
 	}
 	pod, err := s.podOf(q)
 	if err != nil {
@@ -140,36 +210,27 @@ func streamQuery(query url.Values) url.Values {
 	return out
 }
 
-// containerOf is the container that is meant: the named one, the default, or
-// the only one.
+// containerOf is the container that is meant: the named one, or the only one.
 func containerOf(pod *corev1.Pod, name string) (string, error) {
 	var all []string
+	for _, c := range pod.Spec.InitContainers {
+		all = append(all, c.Name)
+	}
 	for _, c := range pod.Spec.Containers {
 		all = append(all, c.Name)
 	}
-	var others []string
-	for _, c := range pod.Spec.InitContainers {
-		others = append(others, c.Name)
-	}
 	for _, c := range pod.Spec.EphemeralContainers {
-		others = append(others, c.Name)
-	}
-	if name == "" {
-		name = pod.Annotations["kubectl.kubernetes.io/default-container"]
+		all = append(all, c.Name)
 	}
 	switch {
-	case name != "" && !slices.Contains(all, name) && !slices.Contains(others, name):
+	case name != "" && !slices.Contains(all, name):
 		return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
 	case name != "":
 		return name, nil
-	case len(all) == 1:
-		return all[0], nil
+	case len(pod.Spec.Containers) == 1:
+		return pod.Spec.Containers[0].Name, nil
 	}
-	text := fmt.Sprintf("a container name must be specified for pod %s, choose one of: [%s]", pod.Name, strings.Join(all, " "))
-	if len(pod.Spec.InitContainers) > 0 {
-		text += fmt.Sprintf(" or one of the init containers: [%s]", strings.Join(others[:len(pod.Spec.InitContainers)], " "))
-	}
-	return "", apierrors.NewBadRequest(text)
+	return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", pod.Name, all))
 }
 
 // toKubelet passes the request to a node's kubelet.
@@ -178,35 +239,8 @@ func (s *Server) toKubelet(q *request, node, path string, query url.Values) erro
 	if err != nil {
 		return err
 	}
-	var check func(*http.Response) error
-	if strings.HasPrefix(path, "/containerLogs/") {
-		check = kubeletError
-	}
-	s.passThrough(q, s.kubelets.transport, &url.URL{Scheme: "https", Host: host, Path: path, RawQuery: query.Encode()}, check)
-	return nil
-}
-
-// passThrough lets another server answer, with or without an upgrade, unless
-// check makes an error of its answer.
-func (s *Server) passThrough(q *request, transport http.RoundTripper, to *url.URL, check func(*http.Response) error) {
-	proxy := &httputil.ReverseProxy{
-		Transport:      transport,
-		ModifyResponse: check,
-		FlushInterval:  -1, // a followed log is read line by line
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL, r.Out.Host = to, to.Host
-			r.Out.Header.Del("Authorization") // the user's token is for us alone
-		},
-		ErrorLog: slogLogger(s.log),
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
-			if status := apierrors.APIStatus(nil); errors.As(err, &status) {
-				q.fail(err)
-				return
-			}
-			q.fail(apierrors.NewInternalError(fmt.Errorf("error dialing backend: %w", err)))
-		},
-	}
-	proxy.ServeHTTP(q.w, q.Request)
+	to := &url.URL{Scheme: "https", Host: host, Path: path, RawQuery: query.Encode()}
+	return s.passThrough(q, passage{transport: s.kubelets.transport, to: to})
 }
 
 // maxKubeletError bounds what is read of a kubelet's complaint.

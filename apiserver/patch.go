@@ -57,6 +57,7 @@ func (s *Server) patch(q *request) error {
 	if err != nil {
 		return err
 	}
+	q.audit.patched(data, media)
 	apply, err := q.patchFunc(types.PatchType(media), data)
 	if err != nil {
 		return err

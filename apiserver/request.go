@@ -3,8 +3,10 @@ package apiserver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -35,6 +37,10 @@ type request struct {
 	table   *storage.Table // where its objects are; nil for kinds not stored
 	format  format         // what the answer shall look like
 	options writeOptions
+	auditID string
+	audit   *auditRecord  // nil if nobody wants to know
+	seat    *seat         // among the requests in progress; nil if it needs none
+	waited  time.Duration // for the seat
 	// generated is set when we made up the object's name.
 	generated bool
 	// inNamespace is the revision at which the new object's namespace was seen
@@ -51,45 +57,55 @@ type request struct {
 	applying bool
 }
 
-// requestTimeout bounds everything but watches and proxied streams.
-const requestTimeout = time.Minute
-
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	q := &request{Request: r, w: &answer{ResponseWriter: w}, target: parseTarget(r)}
+	q := &request{Request: r, target: parseTarget(r)}
+	q.w = &answer{ResponseWriter: w, request: q}
 	start := time.Now()
+	q.identify()
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.recovered(q, cause)
 		}
+		q.audit.ended()
 		s.metrics.observe(q, time.Since(start))
 	}()
-	if err := s.serve(q); err != nil {
+	if err := s.serve(q, start); err != nil {
 		q.fail(err)
 	}
 }
 
-func (s *Server) serve(q *request) (err error) {
+func (s *Server) serve(q *request, start time.Time) (err error) {
+	// In bounded time.
+	finish, err := s.bound(q)
+	if err != nil {
+		return err
+	}
+	defer finish()
 	// Who is it?
-	if q.user, err = s.authenticate(q.Request); err != nil {
+	q.user, err = s.authenticate(q.Request)
+	q.audit = s.audit.audited(q, start)
+	if err != nil {
 		return err
 	}
 	if q.user, err = s.impersonate(q); err != nil {
 		return err
 	}
+	q.audit.impersonated(q.user)
 	// May they?
-	if q.decision = s.authz.decide(q.Context(), q.user, q.target); !q.decision.allowed {
+	q.decision = s.authz.decide(q.Context(), q.user, q.target)
+	q.audit.decided(q.decision.allowed, q.decision.reason)
+	if !q.decision.allowed {
 		return forbidden(q.user, q.target, q.decision.reason)
 	}
 	// Is there room?
-	leave, err := s.limits.enter(q)
-	if err != nil {
+	if q.seat, err = s.flows.enter(q); err != nil {
 		return err
 	}
-	defer leave()
+	defer q.seat.leave()
 	// What is it about?
 	if !q.isResource || q.resource == "" {
-		s.paths.ServeHTTP(q.w, q.Request.WithContext(withUser(q.Context(), q.user)))
+		s.paths.ServeHTTP(q.w, q.Request)
 		return nil
 	}
 	handle, err := s.route(q)
@@ -105,23 +121,9 @@ func (s *Server) serve(q *request) (err error) {
 	if q.row != nil && q.row.Deprecated != "" {
 		q.warn(q.row.Deprecated)
 	}
-	// Do it, and answer, in bounded time.
+	// Do it, and answer.
 	defer s.metrics.begin(q)()
-	if !q.longRunning() {
-		ctx, cancel := context.WithTimeout(q.Context(), requestTimeout)
-		defer cancel()
-		q.Request = q.Request.WithContext(ctx)
-	}
 	return handle(s, q)
-}
-
-// longRunning reports whether the request lasts as long as the client likes.
-func (q *request) longRunning() bool {
-	switch q.subresource {
-	case "log", "exec", "attach", "portforward", "proxy":
-		return true
-	}
-	return q.verb == "watch"
 }
 
 // fail answers with a Status. What is not a StatusError is our own mistake.
@@ -129,7 +131,12 @@ func (q *request) fail(err error) {
 	if q.w.code != 0 {
 		return // the answer has begun; the connection can only be cut
 	}
+	if err == errTooMany {
+		q.sendTooMany()
+		return
+	}
 	status := statusOf(err)
+	q.audit.failed(&status)
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		q.w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
@@ -151,11 +158,15 @@ func statusOf(err error) metav1.Status {
 		}
 		return status
 	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return errTimeout.ErrStatus
+	}
 	return apierrors.NewInternalError(err).ErrStatus
 }
 
 // recovered turns a panic into an answer and a log line with its place.
 func (s *Server) recovered(q *request, cause any) {
+	q.audit.panicked(cause)
 	if cause == http.ErrAbortHandler {
 		panic(cause)
 	}
@@ -193,38 +204,4 @@ func quote(text string) string {
 	}
 	out.WriteByte('"')
 	return out.String()
-}
-
-// answer remembers what was sent, for metrics and for fail.
-type answer struct {
-	http.ResponseWriter
-	code   int
-	sent   int64
-	failed bool // a write did not get through
-}
-
-func (a *answer) WriteHeader(code int) {
-	if a.code == 0 && code >= 200 {
-		a.code = code
-	}
-	a.ResponseWriter.WriteHeader(code)
-}
-
-func (a *answer) Write(data []byte) (int, error) {
-	if a.code == 0 {
-		a.code = http.StatusOK
-	}
-	n, err := a.ResponseWriter.Write(data)
-	a.sent += int64(n)
-	a.failed = a.failed || err != nil
-	return n, err
-}
-
-// Unwrap lets http.ResponseController reach Flush, Hijack and deadlines.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
-
-type userKey struct{}
-
-func withUser(ctx context.Context, u *user) context.Context {
-	return context.WithValue(ctx, userKey{}, u)
 }

@@ -30,7 +30,9 @@ type Config struct {
 
 	CertFile, KeyFile string // of the serving certificate
 	CertDir           string // where a self-made PKI goes if there is none
+	SNI               []NamedCert
 	TLSMinVersion     uint16
+	CipherSuites      []uint16 // of TLS 1.2; none means Go's choice
 
 	ClientCAFile   string
 	TokenAuthFile  string
@@ -48,8 +50,22 @@ type Config struct {
 
 	Kubelet KubeletConfig
 
+	// RequestTimeout bounds everything but watches and streams; 0 means a minute.
+	RequestTimeout time.Duration
+	// MinRequestTimeout is the shortest life of a watch that set no timeout; 0
+	// means half an hour.
+	MinRequestTimeout                time.Duration
 	MaxInFlight, MaxMutatingInFlight int
-	ShutdownTimeout                  time.Duration
+	NoPriorityAndFairness            bool    // two counters instead of priority levels
+	MaxStreams                       uint32  // of one HTTP/2 connection at a time; 0 means 100
+	GoawayChance                     float64 // that a request closes its HTTP/2 connection, for balance
+
+	Audit AuditConfig
+
+	// ShutdownDelay is how long the server goes on after it was told to stop,
+	// while it is not ready: load balancers need a moment. ShutdownTimeout is
+	// how long it then waits for requests; 0 means RequestTimeout.
+	ShutdownDelay, ShutdownTimeout time.Duration
 }
 
 // RequestHeaderConfig trusts another server to say who a user is.
@@ -76,6 +92,8 @@ type ServiceAccountConfig struct {
 type KubeletConfig struct {
 	CertFile, KeyFile, CAFile string
 	AddressTypes              []string
+	// Dial connects to nodes, pods and Services' endpoints; nil dials.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Server is the API server.
@@ -88,7 +106,7 @@ type Server struct {
 	openAPI *openAPI               // of the built-in rows
 	paths   http.Handler           // what is not a resource
 	metrics *metrics
-	limits  *limits
+	flows   *flowControl
 	fields  *fieldTracker
 
 	// The REST map, of restMap.
@@ -103,12 +121,15 @@ type Server struct {
 	services *allocator
 	plugins  pluginSet
 	quotas   keyedLock // by namespace
+	audit    *auditor
 	address  net.Addr
 
 	listening chan struct{} // closed when address is set
 	seeded    atomic.Bool   // what every cluster has is there
 	ready     chan struct{}
-	stopping  chan struct{} // closed when shutdown begins
+	stopping  chan struct{} // closed when shutdown begins: we are not ready any more
+	draining  chan struct{} // closed when what lasts has to end
+	streams   streams
 	// extensions is closed when all that definitions declare is served.
 	extensions chan struct{}
 }
@@ -119,16 +140,21 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 }
 
 func newServer(cfg Config, rows []*resources.Row, log *slog.Logger) (*Server, error) {
+	if cfg.RequestTimeout == 0 {
+		cfg.RequestTimeout = time.Minute
+	}
 	store, err := storage.New(cfg.Storage, append(rows[:len(rows):len(rows)], rangesRow), log)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		cfg: cfg, log: log, allRows: rows, store: store, openAPI: newOpenAPI(rows),
-		metrics: newMetrics(), limits: newLimits(cfg), fields: newFieldTracker(),
-		listening: make(chan struct{}), ready: make(chan struct{}), stopping: make(chan struct{}),
+		metrics: newMetrics(), fields: newFieldTracker(),
+		listening: make(chan struct{}), ready: make(chan struct{}), stopping: make(chan struct{}), draining: make(chan struct{}),
 		extensions: make(chan struct{}),
 	}
+	s.metrics.registry.MustRegister(store)
+	s.flows = newFlowControl(s)
 	s.stored, s.updated, s.named = restMap()
 	s.fields.schemas = s.openAPI
 	s.install(extra{})
@@ -170,20 +196,15 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.audit, err = newAuditor(s.cfg.Audit, s.metrics, s.log); err != nil {
+		return err
+	}
+	defer s.audit.close()
 	listener, err := s.listen(ctx)
 	if err != nil {
 		return err
 	}
-	server := &http.Server{
-		Handler: s, TLSConfig: tlsConfig,
-		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second,
-		MaxHeaderBytes: 1 << 20,
-		ConnContext:    withConnection,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		// Pings find clients that went away without a word, so that their
-		// watches end.
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
-	}
+	server := s.httpServer(tlsConfig)
 	storeContext, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.store.Run(storeContext) })
@@ -198,25 +219,11 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error {
 		<-ctx.Done()
 		defer stopStore()
-		return s.shutDown(ctx, server)
+		s.shutDown(ctx, server)
+		return nil
 	})
 	s.log.Info("Serving", "address", listener.Addr().String())
 	return group.Wait()
-}
-
-// shutDown ends watches, waits for other requests, and then closes.
-func (s *Server) shutDown(ctx context.Context, server *http.Server) error {
-	close(s.stopping)
-	patience := s.cfg.ShutdownTimeout
-	if patience == 0 {
-		patience = 10 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		server.Close() // proxied streams may last for ever
-	}
-	return nil
 }
 
 // load reads keys and certificates.
@@ -236,19 +243,11 @@ func (s *Server) load() (*tls.Config, error) {
 	if s.kubelets, err = newKubeletProxy(s); err != nil {
 		return nil, err
 	}
-	certificate := &reloader{certFile: s.cfg.CertFile, keyFile: s.cfg.KeyFile}
-	if _, err := certificate.get(nil); err != nil {
-		return nil, fmt.Errorf("serving certificate: %w", err)
+	certificates, err := s.servingCertificates()
+	if err != nil {
+		return nil, err
 	}
-	return &tls.Config{
-		MinVersion:     max(s.cfg.TLSMinVersion, tls.VersionTLS12),
-		GetCertificate: certificate.get,
-		// Who is not known by certificate may be by token: ask, never insist,
-		// and verify in authenticate, where refusing is an answer.
-		ClientAuth: tls.RequestClientCert,
-		ClientCAs:  s.authn.hintCAs(),
-		NextProtos: []string{"h2", "http/1.1"},
-	}, nil
+	return certificates.config(s.cfg), nil
 }
 
 func (s *Server) listen(ctx context.Context) (net.Listener, error) {

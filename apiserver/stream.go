@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -40,6 +41,8 @@ type stream struct {
 	control *http.ResponseController
 	buffer  []byte
 	headers bool // column definitions of a table have been sent
+	events  prometheus.Counter
+	sizes   prometheus.Observer
 	include metav1.IncludeObjectPolicy
 }
 
@@ -67,22 +70,27 @@ func (s *Server) watch(q *request) error {
 	watcher, err := q.table.Watch(q.Context(), o)
 	if apierrors.IsResourceExpired(err) {
 		// Once a watch is accepted, its errors are events.
-		return newStream(q).error(err)
+		return newStream(q, s.metrics).error(err)
 	} else if err != nil {
 		return err
 	}
 	defer watcher.Stop()
-	out := newStream(q)
+	out := newStream(q, s.metrics)
 	defer out.control.SetWriteDeadline(time.Time{}) // the connection may live on
 	if err := out.initial(watcher, options); err != nil {
 		return nil
 	}
+	q.seat.leave() // to wait costs nothing
 	return s.follow(out, watcher, options)
 }
 
 // follow is the loop after the initial events.
 func (s *Server) follow(out *stream, watcher *storage.Watcher, options *metav1.ListOptions) error {
-	life := minWatch + rand.N(minWatch)
+	life := minWatch
+	if s.cfg.MinRequestTimeout > 0 {
+		life = s.cfg.MinRequestTimeout
+	}
+	life += rand.N(life)
 	if options.TimeoutSeconds != nil {
 		life = time.Duration(*options.TimeoutSeconds) * time.Second
 	}
@@ -103,7 +111,7 @@ func (s *Server) follow(out *stream, watcher *storage.Watcher, options *metav1.L
 			continue
 		case <-end.C:
 			bookmark, last = options.AllowWatchBookmarks, true
-		case <-s.stopping:
+		case <-s.draining:
 			bookmark, last = options.AllowWatchBookmarks, true
 		case <-out.q.Context().Done():
 			return nil
@@ -127,7 +135,7 @@ func (s *Server) follow(out *stream, watcher *storage.Watcher, options *metav1.L
 }
 
 // newStream starts the answer.
-func newStream(q *request) *stream {
+func newStream(q *request, m *metrics) *stream {
 	contentType := q.format.media
 	if contentType == storage.ProtobufMediaType {
 		contentType += ";stream=watch"
@@ -135,7 +143,11 @@ func newStream(q *request) *stream {
 	q.w.Header().Set("Content-Type", contentType)
 	q.w.Header().Set("Cache-Control", "no-cache, private")
 	q.w.WriteHeader(http.StatusOK)
-	out := &stream{q: q, control: http.NewResponseController(q.w), include: q.includeObject()}
+	out := &stream{
+		q: q, control: http.NewResponseController(q.w), include: q.includeObject(),
+		events: m.watchEvents.WithLabelValues(q.row.Group, q.row.Version, q.row.Plural),
+		sizes:  m.watchSizes.WithLabelValues(q.row.Group, q.row.Version, q.row.Plural),
+	}
 	out.control.SetWriteDeadline(time.Now().Add(writePatience))
 	out.control.Flush()
 	return out
@@ -194,6 +206,8 @@ func (out *stream) tableEvent(e storage.Event) error {
 // frame appends {"type":…,"object":…} as a line, or as a length-prefixed
 // WatchEvent{1: type, 2: RawExtension{1: raw}}.
 func (out *stream) frame(kind string, object []byte) {
+	out.events.Inc()
+	out.sizes.Observe(float64(len(object)))
 	if out.q.format.media != storage.ProtobufMediaType {
 		out.buffer = append(out.buffer, `{"type":"`+kind+`","object":`...)
 		out.buffer = append(out.buffer, object...)

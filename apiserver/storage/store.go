@@ -53,6 +53,9 @@ type Store struct {
 	mu     sync.RWMutex // guards tables
 	tables map[schema.GroupResource]*Table
 
+	requests *requestMetrics
+	names    map[string][2]string // group and resource of the built-in tables, by prefix
+
 	// client is set by Run before ready closes, and never after.
 	client *clientv3.Client
 
@@ -77,11 +80,12 @@ func New(cfg Config, rows []*resources.Row, log *slog.Logger) (*Store, error) {
 	default:
 		return nil, fmt.Errorf("storage: media type %q is neither %s nor %s", cfg.MediaType, JSONMediaType, ProtobufMediaType)
 	}
-	s := &Store{cfg: cfg, log: log, tables: map[schema.GroupResource]*Table{}, ready: make(chan struct{}), attach: make(chan attachment)}
+	s := &Store{cfg: cfg, log: log, tables: map[schema.GroupResource]*Table{}, ready: make(chan struct{}), attach: make(chan attachment), requests: newRequestMetrics(), names: map[string][2]string{}}
 	s.barrier.kick = make(chan struct{}, 1)
 	for _, row := range rows {
 		if row.Stored() && row.StoredAs == nil {
 			s.tables[row.GVR().GroupResource()] = newTable(s, row)
+			s.names[row.Prefix] = [2]string{row.Group, row.Plural}
 		}
 	}
 	return s, nil
@@ -151,7 +155,7 @@ func (s *Store) connect() (*clientv3.Client, error) {
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
-		})},
+		}), grpc.WithChainUnaryInterceptor(s.observe)},
 	})
 }
 
