@@ -63,6 +63,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q.w = &answer{ResponseWriter: w, request: q}
 	start := time.Now()
 	q.identify()
+	s.sayGoaway(q)
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.recovered(q, cause)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -48,6 +49,14 @@ func (s *Server) httpServer(tlsConfig *tls.Config) *http.Server {
 			// watches end.
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second,
 		},
+	}
+}
+
+// sayGoaway now and then makes an HTTP/2 client connect anew, so that of several
+// servers behind one address none keeps all the clients.
+func (s *Server) sayGoaway(q *request) {
+	if s.cfg.GoawayChance > 0 && q.ProtoMajor == 2 && rand.Float64() < s.cfg.GoawayChance {
+		q.w.Header().Set("Connection", "close")
 	}
 }
 

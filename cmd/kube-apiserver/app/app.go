@@ -4,7 +4,6 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,13 +25,16 @@ import (
 
 // options are the values of the flags.
 type options struct {
-	cfg                   apiserver.Config
-	etcdDataDir           string
-	runtimeConfig         map[string]string
-	tlsMinVersion         string
-	encryptionConfig      string
-	auditLog, auditPolicy string
-	logging               *flags.Logging
+	cfg               apiserver.Config
+	etcdDataDir       string
+	runtimeConfig     map[string]string
+	tlsMinVersion     string
+	cipherSuites      []string
+	sni               []string
+	minRequestTimeout int
+	fair              bool
+	encryptionConfig  string
+	logging           *flags.Logging
 }
 
 // NewCommand is the kube-apiserver command.
@@ -69,7 +71,6 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.CertFile, "tls-cert-file", "", "serving certificate")
 	fs.StringVar(&c.KeyFile, "tls-private-key-file", "", "its key")
 	fs.StringVar(&c.CertDir, "cert-dir", "", "where self-made certificates go if there is no --tls-cert-file")
-	fs.StringVar(&o.tlsMinVersion, "tls-min-version", "", "VersionTLS12 or VersionTLS13")
 	fs.StringVar(&c.ClientCAFile, "client-ca-file", "", "CA whose client certificates are believed")
 	fs.StringVar(&c.TokenAuthFile, "token-auth-file", "", "CSV file of static tokens")
 	fs.BoolVar(&c.AnonymousAuth, "anonymous-auth", true, "let strangers in as system:anonymous")
@@ -81,11 +82,9 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	o.addIdentityFlags(fs)
 	fs.StringVar(&c.ServiceCIDR, "service-cluster-ip-range", "10.0.0.0/24", "range of the Services' addresses")
 	fs.StringVar(&c.NodePortRange, "service-node-port-range", "30000-32767", "range of the Services' node ports")
-	fs.IntVar(&c.MaxInFlight, "max-requests-inflight", 400, "reads in progress at a time; 0 for no limit")
-	fs.IntVar(&c.MaxMutatingInFlight, "max-mutating-requests-inflight", 200, "writes in progress at a time; 0 for no limit")
+	o.addServingFlags(fs)
+	addAuditFlags(fs, &c.Audit)
 	fs.StringToStringVar(&o.runtimeConfig, "runtime-config", nil, "group versions to serve; all we have are on")
-	fs.StringVar(&o.auditLog, "audit-log-path", "", "file for the audit log, which needs a policy")
-	fs.StringVar(&o.auditPolicy, "audit-policy-file", "", "not supported")
 	o.logging = flags.AddLogging(fs)
 
 	flags.Refuse(fs, "authorization-webhook-config-file", "no webhook would be asked")
@@ -94,18 +93,17 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	flags.Refuse(fs, "authorization-config", "its rules would not be applied")
 	flags.Refuse(fs, "authentication-config", "its rules would not be applied")
 	flags.Refuse(fs, "oidc-issuer-url", "OpenID Connect tokens would not be checked")
-	flags.Refuse(fs, "tls-sni-cert-key", "the certificate would not be served")
-	flags.Refuse(fs, "tls-cipher-suites", "other suites would be offered as well")
-	flags.AcceptIgnored(fs, "allow-privileged", "audit-log-maxage", "audit-log-maxbackup", "audit-log-maxsize", "audit-log-format",
-		"feature-gates", "proxy-client-cert-file", "proxy-client-key-file", "storage-backend", "request-timeout",
-		"min-request-timeout", "default-watch-cache-size", "watch-cache-sizes", "delete-collection-workers",
+	flags.AcceptIgnored(fs, "allow-privileged",
+		"feature-gates", "proxy-client-cert-file", "proxy-client-key-file", "storage-backend",
+		"default-watch-cache-size", "watch-cache-sizes", "delete-collection-workers",
 		"endpoint-reconciler-type", "apiserver-count", "event-ttl-jitter", "kubelet-timeout", "kubelet-port",
-		"goaway-chance", "http2-max-streams-per-connection", "cors-allowed-origins", "shutdown-delay-duration",
+		"cors-allowed-origins", "audit-log-batch-buffer-size", "audit-log-batch-max-size", "audit-log-batch-max-wait",
+		"audit-log-batch-throttle-burst", "audit-log-batch-throttle-qps",
 		"default-not-ready-toleration-seconds", "default-unreachable-toleration-seconds", "etcd-count-metric-poll-period",
 		"etcd-db-metric-poll-interval", "etcd-healthcheck-timeout", "etcd-readycheck-timeout", "livez-grace-period",
 		"lease-reuse-duration-seconds", "emulated-version")
 	flags.AcceptIgnoredBool(fs, "profiling", "contention-profiling", "watch-cache", "enable-aggregator-routing",
-		"enable-garbage-collector", "enable-priority-and-fairness", "permit-address-sharing", "permit-port-sharing",
+		"enable-garbage-collector", "permit-address-sharing", "permit-port-sharing",
 		"service-account-lookup", "service-account-extend-token-expiration", "enable-logs-handler")
 }
 
@@ -184,18 +182,8 @@ func (o *options) check(log *slog.Logger) error {
 	for _, name := range missing {
 		log.Warn("Admission plugin is not implemented and has no effect", "key", name)
 	}
-	if o.auditPolicy != "" {
-		return fmt.Errorf("--audit-policy-file: no audit log would be written")
-	}
-	if o.auditLog != "" {
-		log.Warn("No audit policy file provided, no events will be recorded for log backend")
-	}
-	switch o.tlsMinVersion {
-	case "", "VersionTLS12":
-	case "VersionTLS13":
-		o.cfg.TLSMinVersion = tls.VersionTLS13
-	default:
-		return fmt.Errorf("--tls-min-version %q is neither VersionTLS12 nor VersionTLS13", o.tlsMinVersion)
+	if err := o.checkServing(); err != nil {
+		return err
 	}
 	if o.encryptionConfig != "" {
 		var err error

@@ -52,14 +52,14 @@ func TestRealCommandLines(t *testing.T) {
 }
 
 func TestFlagsThatWouldBeALie(t *testing.T) {
-	for _, flag := range []string{"--authorization-webhook-config-file=x", "--oidc-issuer-url=x", "--admission-control-config-file=x", "--no-such-flag"} {
+	for _, flag := range []string{"--authorization-webhook-config-file=x", "--oidc-issuer-url=x", "--admission-control-config-file=x", "--audit-webhook-config-file=x", "--audit-log-mode=batch", "--no-such-flag"} {
 		cmd := NewCommand()
 		if err := cmd.ParseFlags([]string{flag}); err == nil {
 			t.Errorf("%s is accepted", flag)
 		}
 	}
-	o := &options{auditPolicy: "x"}
+	o := &options{tlsMinVersion: "x"}
 	if err := o.check(slog.New(slog.DiscardHandler)); err == nil {
-		t.Error("--audit-policy-file is accepted")
+		t.Error("a TLS version that there is not is accepted")
 	}
 }
