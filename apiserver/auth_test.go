@@ -68,6 +68,9 @@ func TestServiceAccountTokens(t *testing.T) {
 	if code, text := whoami(good); code != 201 || !strings.Contains(text, `"username":"system:serviceaccount:default:default"`) || !strings.Contains(text, "system:serviceaccounts:default") {
 		t.Errorf("%d %s", code, text)
 	}
+	if claims, err := base64.RawURLEncoding.DecodeString(strings.Split(good, ".")[1]); err != nil || !strings.HasPrefix(string(claims), `{"aud":["`) {
+		t.Errorf("a list of one audience is a list: %s, %v", claims, err)
+	}
 	t.Run("other audience", func(t *testing.T) {
 		if code, _ := whoami(token(`{"audiences":["vault"]}`)); code != 401 {
 			t.Errorf("%d", code)

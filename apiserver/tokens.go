@@ -180,7 +180,9 @@ func (t *tokenSigner) sign(claims *tokenClaims, audiences []string, lifetime tim
 		Audience: audiences, IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now),
 		Expiry: jwt.NewNumericDate(expires), ID: uuid.NewString(),
 	}
-	token, err := jwt.Signed(t.signer).Claims(claims).Serialize()
+	// The library writes a single audience as a string; upstream's is a list, always.
+	list := map[string]any{"aud": audiences}
+	token, err := jwt.Signed(t.signer).Claims(claims).Claims(list).Serialize()
 	return token, expires, err
 }
 
