@@ -137,6 +137,13 @@ func (w *world) machine(name string) *nstest.NS {
 	ns := nstest.New(w.t, name)
 	ns.Sysctl("net/ipv6/conf/default/accept_dad", "0")
 	ns.Sysctl("net/ipv6/ip_nonlocal_bind", "1")
+	// The kernel refuses a client once a second at most; tests ask faster.
+	ns.Sysctl("net/ipv6/icmp/ratelimit", "0")
+	ns.Sysctl("net/ipv4/icmp_ratelimit", "0")
+	// A node whose default route is the wire tells a client that the Service's
+	// address is on the wire too, before any rule has seen the packet.
+	ns.Sysctl("net/ipv6/conf/default/accept_redirects", "0")
+	ns.Sysctl("net/ipv6/conf/all/accept_redirects", "0")
 	return ns
 }
 

@@ -69,13 +69,24 @@ func newUp() *cobra.Command {
 	addDirFlag(fs, &dir)
 	fs.StringVar(&config, "config", "", "YAML file that holds any of these flags by name; what is given here wins")
 	fs.IntVar(&wanted.Nodes, "nodes", 3, "number of nodes; the first is the control plane")
-	fs.StringVar(&wanted.ProxyMode, "proxy-mode", "iptables", "how kube-proxy makes Services work: iptables")
+	fs.StringVar(&wanted.ProxyMode, "proxy-mode", "iptables", "how kube-proxy makes Services work: iptables, nftables or ipvs")
 	fs.StringVar(&wanted.RuntimeEndpoint, "container-runtime-endpoint", node.OurCRI, "CRI socket of the kubelets: ours, or unix://"+node.ContainerdSocket+" for containerd's own")
 	fs.IntVar(&wanted.APIPort, "api-port", bootstrap.SecurePort, "port of 127.0.0.1 that leads to the API server")
 	fs.StringArrayVar(&publish, "publish", nil, "PORT:NODEPORT, make a NodePort reachable on 127.0.0.1:PORT (repeatable)")
 	fs.StringVar(&wanted.NodeCPU, "node-cpu", "", "CPUs that each node has, e.g. 2 or 500m (default: all of the machine's, shared)")
 	fs.StringVar(&memory, "node-memory", "", "memory that each node has, e.g. 4Gi (default: the machine's, divided by the nodes)")
 	return command
+}
+
+// proxyModes are kube-proxy's.
+var proxyModes = []string{"iptables", "nftables", "ipvs"}
+
+// kernelHas says whether one of the paths is there.
+func kernelHas(paths ...string) bool {
+	return slices.ContainsFunc(paths, func(path string) bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
 }
 
 // setFromFile sets the flags that the command line did not from a file like
@@ -121,8 +132,11 @@ func (c *cluster) parse(memory string, publish []string) error {
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		return fmt.Errorf("--nodes=%d: must be between 1 and %d", c.Nodes, maxNodes)
 	}
-	if c.ProxyMode != "iptables" {
-		return fmt.Errorf("--proxy-mode=%s: not built yet; use iptables", c.ProxyMode)
+	if !slices.Contains(proxyModes, c.ProxyMode) {
+		return fmt.Errorf("--proxy-mode=%s: must be one of %s", c.ProxyMode, strings.Join(proxyModes, ", "))
+	}
+	if c.ProxyMode == "ipvs" && !kernelHas("/proc/net/ip_vs", "/sys/module/ip_vs") {
+		return errors.New("--proxy-mode=ipvs: this kernel has no IPVS (neither /proc/net/ip_vs nor the module ip_vs; try modprobe ip_vs)")
 	}
 	if !strings.HasPrefix(c.RuntimeEndpoint, "unix:///") {
 		return fmt.Errorf("--container-runtime-endpoint=%s: must look like unix:///path/to.sock", c.RuntimeEndpoint)

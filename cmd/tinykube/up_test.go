@@ -18,7 +18,7 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 	}{
 		{"nodes", func(c *cluster) { c.Nodes = 0 }, "", nil, "--nodes=0"},
 		{"too many nodes", func(c *cluster) { c.Nodes = 1000 }, "", nil, "--nodes=1000"},
-		{"proxy mode", func(c *cluster) { c.ProxyMode = "ipvs" }, "", nil, "use iptables"},
+		{"proxy mode", func(c *cluster) { c.ProxyMode = "magic" }, "", nil, "must be one of iptables, nftables, ipvs"},
 		{"endpoint", func(c *cluster) { c.RuntimeEndpoint = "tcp://x" }, "", nil, "unix:///"},
 		{"cpu", func(c *cluster) { c.NodeCPU = "many" }, "", nil, "--node-cpu=many"},
 		{"negative cpu", func(c *cluster) { c.NodeCPU = "-1" }, "", nil, "--node-cpu=-1"},

@@ -25,6 +25,9 @@ func Parse(save string) map[string]Table {
 		case strings.HasPrefix(line, "-A "):
 			chain, rule, _ := strings.Cut(line[3:], " ")
 			table[chain] = append(table[chain], rule)
+		case strings.HasPrefix(line, "-I "): // only in what we write
+			chain, rule, _ := strings.Cut(line[3:], " ")
+			table[chain] = append([]string{rule}, table[chain]...)
 		}
 	}
 	return tables

@@ -4,7 +4,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Echo answers every connection (tcp) or packet (udp) to address, inside the
@@ -44,7 +48,7 @@ func (ns *NS) Echo(network, address, name string) {
 // there says. It gives up after two seconds.
 func (ns *NS) Ask(network, address string) (name, seen string, err error) {
 	err = ns.Do(func() error {
-		conn, err := net.DialTimeout(network, address, 2*time.Second)
+		conn, err := (&net.Dialer{Timeout: 30 * time.Second, Control: giveUp}).Dial(network, address)
 		if err != nil {
 			return err
 		}
@@ -53,6 +57,21 @@ func (ns *NS) Ask(network, address string) (name, seen string, err error) {
 		return err
 	})
 	return name, seen, err
+}
+
+// giveUp makes the kernel end a connection that nobody answers. A refusal that
+// comes while connect() still runs is only remembered: this deadline tells it,
+// one of Go's would not.
+func giveUp(network, _ string, c syscall.RawConn) (err error) {
+	if !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	if failed := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 2000)
+	}); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // Exchange asks an Echo over a connection that is open already.

@@ -42,13 +42,14 @@ func NewCommand() *cobra.Command {
 every Service address to one of its endpoints.`,
 		Example: `  kube-proxy --config=/var/lib/kube-proxy/config.conf --hostname-override=node-1
   kube-proxy render -f services.yaml            # print the rules, touch nothing
+  kube-proxy explain 10.244.1.7 10.96.0.10:53   # walk a packet through the kernel's rules
   kube-proxy --cleanup                          # remove all rules of kube-proxy`,
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE:         func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	o.add(cmd.Flags())
-	cmd.AddCommand(newRenderCommand())
+	cmd.AddCommand(newRenderCommand(), newExplainCommand())
 	return cmd
 }
 

@@ -96,3 +96,24 @@ func TestBadCommandLines(t *testing.T) {
 		t.Errorf("--version: %q %v", out, err)
 	}
 }
+
+func TestExplain(t *testing.T) {
+	for _, mode := range proxy.Modes {
+		out, err := run("explain", "192.0.2.1", "10.96.0.80", "-f", "-", "--node-ip", "172.30.9.1", "--proxy-mode", mode)
+		if err != nil || !strings.Contains(out, "=> delivered to 10.244.1.5:8080, which sees an address of this node\n") {
+			t.Errorf("%s: %v\n%s", mode, err, out)
+		}
+	}
+	for arguments, want := range map[string]string{
+		"somewhere 10.96.0.80":                    "SRC: ",
+		"192.0.2.1 10.96.0.80:port":               "DST: ",
+		"192.0.2.1 10.96.0.80 --protocol icmp":    "--protocol: ",
+		"192.0.2.1 fd00::80":                      "different families",
+		"fd00::1 fd00::80 -f -":                   "--node-ip",
+		"192.0.2.1 10.96.0.80 -f /does/not/exist": "/does/not/exist",
+	} {
+		if out, err := run(append([]string{"explain"}, strings.Fields(arguments)...)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("explain %s: %v, want something with %q\n%s", arguments, err, want, out)
+		}
+	}
+}
