@@ -69,7 +69,9 @@ func (q *request) decodeAs(data []byte, media string, obj runtime.Object, want s
 	default:
 		return unsupportedMediaType(media, storage.JSONMediaType, yamlMediaType, storage.ProtobufMediaType)
 	}
-	if err != nil {
+	if errors.Is(err, errNoKind) {
+		return unrecognized(want, err, data)
+	} else if err != nil {
 		return cannotHandle(got, want, err)
 	}
 	if got.Empty() {
@@ -122,9 +124,31 @@ func (q *request) strictness(found []error, kind schema.GroupVersionKind) error 
 		return cannotHandle(kind, kind, runtime.NewStrictDecodingError(found))
 	}
 	for _, err := range found {
-		q.warn(err.Error())
+		for line := range strings.Lines(strings.TrimPrefix(err.Error(), "yaml: unmarshal errors:\n")) {
+			q.warn(strings.TrimSpace(line))
+		}
 	}
 	return nil
+}
+
+// errNoKind is said of what is no object at all.
+var errNoKind = errors.New("couldn't get version/kind")
+
+// unrecognized shows the beginning of what came, as text if it may be some.
+func unrecognized(want schema.GroupVersionKind, err error, data []byte) error {
+	const most = 30
+	shown, more := data, ""
+	if len(data) > most {
+		shown, more = data[:most], " ..."
+	}
+	summary := fmt.Sprintf("%x", shown)
+	switch {
+	case len(data) == 0:
+		summary = "<empty>"
+	case data[0] == '{':
+		summary = string(shown)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s%s)", want.Kind, err, summary, more))
 }
 
 // cannotHandle says which kind could not be read, and where.
@@ -146,11 +170,14 @@ func decodeJSON(data []byte, obj any) (schema.GroupVersionKind, []error, error) 
 	if typed, ok := obj.(runtime.Object); ok && err == nil {
 		return typed.GetObjectKind().GroupVersionKind(), strict, nil
 	}
-	var meta metav1.TypeMeta
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
-		return schema.GroupVersionKind{}, nil, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	var meta struct {
+		APIVersion string `json:"apiVersion,omitempty"`
+		Kind       string `json:"kind,omitempty"`
 	}
-	return meta.GroupVersionKind(), strict, err
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
+		return schema.GroupVersionKind{}, nil, fmt.Errorf("%w; json parse error: %w", errNoKind, err)
+	}
+	return schema.FromAPIVersionAndKind(meta.APIVersion, meta.Kind), strict, err
 }
 
 // decodeYAML reads YAML by way of JSON; a repeated key is a strict error only.

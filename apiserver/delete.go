@@ -63,6 +63,7 @@ func (s *Server) delete(q *request) error {
 // deleteObject removes an object or sets its removal in motion; removed says
 // which.
 func (s *Server) deleteObject(q *request, key string, options *metav1.DeleteOptions) (item *storage.Item, removed bool, err error) {
+	var last resources.Object
 	item, err = q.commit(key, func(current *storage.Item) (*storage.Change, error) {
 		obj, err := current.Object()
 		if err != nil {
@@ -75,12 +76,15 @@ func (s *Server) deleteObject(q *request, key string, options *metav1.DeleteOpti
 			return nil, err
 		}
 		marked := obj.DeepCopyObject().(resources.Object)
-		removed = q.mark(marked, options)
-		if removed {
+		if removed = q.mark(marked, options); removed {
+			last = marked
 			return s.planRemoval(q, obj)
 		}
 		return &storage.Change{Object: marked}, nil
 	})
+	if err == nil && removed && q.row.Strategy.GracePeriod != nil {
+		item, err = storage.Draft(q.table.Row(), key, last, item.Revision)
+	}
 	return item, removed, err
 }
 
@@ -113,8 +117,9 @@ func (q *request) mark(obj resources.Object, options *metav1.DeleteOptions) (rem
 		obj.SetDeletionGracePeriodSeconds(&grace)
 		return finished(obj)
 	}
-	if grace == 0 && len(obj.GetFinalizers()) == 0 && !isHeldNamespace(obj) {
-		return true
+	remove = grace == 0 && len(obj.GetFinalizers()) == 0 && !isHeldNamespace(obj)
+	if remove && q.row.Strategy.GracePeriod == nil {
+		return true // what never waits is not marked
 	}
 	if obj.GetGeneration() > 0 {
 		obj.SetGeneration(obj.GetGeneration() + 1)
@@ -126,7 +131,7 @@ func (q *request) mark(obj resources.Object, options *metav1.DeleteOptions) (rem
 		namespace.SetDeletionGracePeriodSeconds(nil)
 		namespace.Status.Phase = corev1.NamespaceTerminating
 	}
-	return false
+	return remove
 }
 
 func orZero(p *int64) *int64 {
@@ -181,13 +186,13 @@ func isCollectorFinalizer(name string) bool {
 
 // preconditions protect a delete from hitting the successor of what was meant.
 func (q *request) preconditions(obj resources.Object, p *metav1.Preconditions) error {
-	gr := q.row.GVR().GroupResource()
+	gr := schema.GroupResource{Group: q.row.Group, Resource: q.row.Kind} // as upstream has it
 	switch {
 	case p == nil:
 	case p.UID != nil && *p.UID != obj.GetUID():
-		return apierrors.NewConflict(gr, obj.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, obj.GetUID()))
+		return apierrors.NewConflict(gr, obj.GetName(), fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, obj.GetUID()))
 	case p.ResourceVersion != nil && *p.ResourceVersion != obj.GetResourceVersion():
-		return apierrors.NewConflict(gr, obj.GetName(), fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *p.ResourceVersion, obj.GetResourceVersion()))
+		return apierrors.NewConflict(gr, obj.GetName(), fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, obj.GetResourceVersion()))
 	}
 	return nil
 }
@@ -217,16 +222,20 @@ func (q *request) deleteOptions() (*metav1.DeleteOptions, error) {
 
 func decodeOptions(data []byte, media string, into *metav1.DeleteOptions) error {
 	var err error
+	var kind schema.GroupVersionKind
 	switch media {
 	case storage.ProtobufMediaType:
-		_, err = storage.DecodeProtobuf(data, into)
+		kind, err = storage.DecodeProtobuf(data, into)
 	case yamlMediaType:
-		_, _, err = decodeYAML(data, into)
+		kind, _, err = decodeYAML(data, into)
 	default:
-		_, _, err = decodeJSON(data, into)
+		kind, _, err = decodeJSON(data, into)
 	}
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		return nil
+	case err == nil && kind.Kind != "" && kind.Kind != "DeleteOptions":
+		return fmt.Errorf("no kind %q is known for version %q", kind.Kind, kind.GroupVersion())
 	}
 	return err
 }

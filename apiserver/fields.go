@@ -50,7 +50,11 @@ func newFieldTracker() *fieldTracker {
 
 // manager returns the field manager of a request's endpoint.
 func (f *fieldTracker) manager(q *request) (*managedfields.FieldManager, error) {
-	key := managerKey{q.row, q.subresource}
+	return f.managerOf(q.row, q.subresource, resetFields(q))
+}
+
+func (f *fieldTracker) managerOf(row *resources.Row, subresource string, reset map[fieldpath.APIVersion]fieldpath.Filter) (*managedfields.FieldManager, error) {
+	key := managerKey{row, subresource}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if m := f.managers[key]; m != nil {
@@ -58,8 +62,8 @@ func (f *fieldTracker) manager(q *request) (*managedfields.FieldManager, error) 
 	}
 	types, make := managedfields.TypeConverter(nil), managedfields.NewDefaultFieldManager
 	var err error
-	if q.row.Custom != nil {
-		types, err = customConverter(q.row)
+	if row.Custom != nil {
+		types, err = customConverter(row)
 		make = managedfields.NewDefaultCRDFieldManager
 	} else {
 		types, err = f.schemas.typeConverter()
@@ -67,8 +71,8 @@ func (f *fieldTracker) manager(q *request) (*managedfields.FieldManager, error) 
 	if err != nil {
 		return nil, err
 	}
-	kind := rowKind{q.row}
-	m, err := make(types, kind, kind, kind, q.row.GVK(), q.row.GVK().GroupVersion(), q.subresource, resetFields(q))
+	kind := rowKind{row}
+	m, err := make(types, kind, kind, kind, row.GVK(), row.GVK().GroupVersion(), subresource, reset)
 	if err == nil {
 		f.managers[key] = m
 	}
@@ -160,7 +164,10 @@ func (s *Server) apply(q *request) error {
 		return err
 	}
 	q.audit.patched(data, bodyMediaType(q.Request))
-	patch, err := q.appliedObject(data)
+	if q.subresource == "scale" {
+		return s.applyScale(q, data)
+	}
+	patch, err := q.appliedObject(data, q.row)
 	if err != nil {
 		return err
 	}
@@ -214,14 +221,14 @@ func (s *Server) applyNew(q *request, merge func(resources.Object) (resources.Ob
 
 // appliedObject reads what a manager states, with nothing filled in: a field
 // that is not there must not look like one that is empty.
-func (q *request) appliedObject(data []byte) (*unstructured.Unstructured, error) {
+func (q *request) appliedObject(data []byte, row *resources.Row) (*unstructured.Unstructured, error) {
 	content := map[string]any{}
 	if err := yaml.Unmarshal(data, &content); err != nil {
 		return nil, apierrors.NewBadRequest("error decoding YAML: " + err.Error())
 	}
 	obj := &unstructured.Unstructured{Object: content}
-	if gvk := obj.GroupVersionKind(); gvk != q.row.GVK() {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the kind of the applied object (%s) is not that of the path (%s)", describeKind(gvk), describeKind(q.row.GVK())))
+	if gvk := obj.GroupVersionKind(); gvk != row.GVK() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid object type: %v", gvk))
 	}
 	if name := obj.GetName(); name != "" && name != q.name {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, q.name))
@@ -231,16 +238,16 @@ func (q *request) appliedObject(data []byte) (*unstructured.Unstructured, error)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	typed := q.row.New()
+	typed := row.New()
 	_, strict, err := decodeJSON(strictData, typed)
 	if err != nil {
-		return nil, cannotHandle(q.row.GVK(), q.row.GVK(), err)
+		return nil, cannotHandle(row.GVK(), row.GVK(), err)
 	}
 	unknown, err := q.coerce(typed)
 	if err != nil {
 		return nil, err
 	}
-	return obj, q.strictness(append(strict, unknown...), q.row.GVK())
+	return obj, q.strictness(append(strict, unknown...), row.GVK())
 }
 
 // applyError is a conflict as it is, and anything else the client's mistake.

@@ -89,7 +89,7 @@ func FuzzApply(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		q := fuzzRequest(row)
 		q.name, q.options.fieldValidation = "a", metav1.FieldValidationWarn
-		patch, err := q.appliedObject(data)
+		patch, err := q.appliedObject(data, q.row)
 		if err != nil {
 			return
 		}

@@ -1,8 +1,10 @@
 package apiserver
 
 import (
+	"fmt"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -63,7 +65,7 @@ func formatOf(r *http.Request, textOnly bool) (format, error) {
 		}
 		return f, nil
 	}
-	return format{}, notAcceptable()
+	return format{}, notAcceptable("406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf", &metav1.StatusDetails{})
 }
 
 // wantsPretty guesses that a person is looking, as upstream does.
@@ -76,10 +78,32 @@ func wantsPretty(r *http.Request) bool {
 	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
 }
 
-func notAcceptable() error {
+// checkForm refuses a form that what is asked for cannot have.
+func (q *request) checkForm() error {
+	list := q.verb == "list" || q.verb == "deletecollection"
+	// Upstream names its internal type, of the group's package.
+	pkg, _, _ := strings.Cut(q.group, ".")
+	if pkg == "" {
+		pkg = "core"
+	}
+	switch {
+	case q.format.as == "Table":
+		include := q.includeObject()
+		if !slices.Contains([]metav1.IncludeObjectPolicy{"", metav1.IncludeMetadata, metav1.IncludeObject, metav1.IncludeNone}, include) {
+			return apierrors.NewBadRequest(fmt.Sprintf("Unable to convert to Table as requested: includeObject: Invalid value: %q: must be 'Metadata', 'Object', 'None', or empty", include))
+		}
+	case q.format.as == "PartialObjectMetadata" && list:
+		return notAcceptable(fmt.Sprintf("you requested PartialObjectMetadata, but the requested object is a list (*%s.%sList)", pkg, q.row.Kind), nil)
+	case q.format.as == "PartialObjectMetadataList" && !list && q.verb != "watch":
+		return notAcceptable(fmt.Sprintf("you requested PartialObjectMetadataList, but the requested object is not a list (*%s.%s)", pkg, q.row.Kind), nil)
+	}
+	return nil
+}
+
+func notAcceptable(message string, details *metav1.StatusDetails) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-		Message: "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+		Message: message, Details: details,
 	}}
 }
 

@@ -124,7 +124,7 @@ func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error
 		return jsonPatch(data)
 	case types.MergePatchType:
 		if err := checkJSONObject(data); err != nil {
-			return nil, err
+			return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
 		}
 		return func(original []byte) ([]byte, error) {
 			out, err := jsonpatch.MergePatch(original, data)
@@ -138,7 +138,7 @@ func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error
 			break
 		}
 		if err := checkJSONObject(data); err != nil {
-			return nil, err
+			return nil, apierrors.NewBadRequest(err.Error())
 		}
 		var into any = q.row.New()
 		return func(original []byte) ([]byte, error) {
@@ -189,9 +189,6 @@ func unprocessable(err error) error {
 
 // checkJSONObject refuses a patch that is not an object before it is applied.
 func checkJSONObject(data []byte) error {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(data, &object); err != nil {
-		return apierrors.NewBadRequest("error decoding patch: " + err.Error())
-	}
-	return nil
+	var object map[string]any
+	return json.Unmarshal(data, &object)
 }

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"net/http"
 	"time"
 
@@ -83,9 +84,12 @@ func (q *request) listOptions() (*metav1.ListOptions, error) {
 		ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
 		TimeoutSeconds: o.TimeoutSeconds, Limit: o.Limit, Continue: o.Continue,
 	}
+	// A watch without a version has always begun with what there is.
+	internalversion.SetListOptionsDefaults(internal, true)
 	if errs := validation.ValidateListOptions(internal, true); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
 	}
+	o.SendInitialEvents = internal.SendInitialEvents
 	return o, nil
 }
 
@@ -103,6 +107,14 @@ func selectorOf(row *resources.Row, o *metav1.ListOptions) (storage.Selector, er
 	if out.Fields.Empty() {
 		return out, nil
 	}
+	if out.Fields, err = out.Fields.Transform(func(field, value string) (string, string, error) {
+		if now, old := row.OldFields[field]; old {
+			field = now
+		}
+		return field, value, nil
+	}); err != nil {
+		return out, apierrors.NewBadRequest(err.Error())
+	}
 	known := fields.Set{}
 	if row.SelectableFields != nil {
 		known = row.SelectableFields(row.New())
@@ -117,8 +129,20 @@ func selectorOf(row *resources.Row, o *metav1.ListOptions) (storage.Selector, er
 			}
 		}
 		if _, ok := known[requirement.Field]; !ok {
-			return out, apierrors.NewBadRequest("field label not supported: " + requirement.Field)
+			return out, apierrors.NewBadRequest(unknownField(row, requirement.Field))
 		}
 	}
 	return out, nil
+}
+
+// unknownField says that there is no selecting by a field, in the words that
+// upstream has for the kind.
+func unknownField(row *resources.Row, field string) string {
+	switch {
+	case row.Kind == "Job":
+		return fmt.Sprintf("field label %q not supported for Job", field)
+	case row.SelectableFields != nil:
+		return "field label not supported: " + field
+	}
+	return fmt.Sprintf("%q is not a known field selector: only %q, %q", field, "metadata.name", "metadata.namespace")
 }

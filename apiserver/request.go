@@ -116,6 +116,9 @@ func (s *Server) serve(q *request, start time.Time) (err error) {
 	if q.format, err = formatOf(q.Request, q.row != nil && q.row.Custom != nil); err != nil {
 		return err
 	}
+	if err = q.checkForm(); err != nil {
+		return err
+	}
 	if q.options, err = readWriteOptions(q.Request); err != nil {
 		return err
 	}

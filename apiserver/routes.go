@@ -80,10 +80,10 @@ func (s *Server) route(q *request) (handler, error) {
 	}
 	handle, ok := handlers[q.verb]
 	if !ok || !slices.Contains(verbs, q.verb) || misplaced(q) {
-		return nil, apierrors.NewMethodNotSupported(q.row.GVR().GroupResource(), q.verb)
+		return nil, errNoMethod
 	}
-	if q.verb == "create" && q.row.Namespaced && q.namespace == "" {
-		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
+	if q.verb == "create" && q.row.Namespaced && q.namespace == "" || q.Method == http.MethodHead {
+		return nil, errNoMethod
 	}
 	return handle, nil
 }
@@ -130,6 +130,12 @@ func (s *Server) handlersFor(q *request) (verbHandlers, []string) {
 var errNoPath = &apierrors.StatusError{ErrStatus: metav1.Status{
 	Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
 	Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{},
+}}
+
+// errNoMethod is what a path answers to a method that it does not have.
+var errNoMethod = &apierrors.StatusError{ErrStatus: metav1.Status{
+	Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+	Message: "the server does not allow this method on the requested resource", Details: &metav1.StatusDetails{},
 }}
 
 // servePaths builds the tree of everything that is not a resource.

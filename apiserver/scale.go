@@ -6,7 +6,9 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"tinykube/apiserver/resources"
 	"tinykube/apiserver/storage"
@@ -60,6 +62,9 @@ func (s *Server) updateScale(q *request) error {
 	if err := q.decodeAs(data, bodyMediaType(q.Request), scale, scaleKind); err != nil {
 		return err
 	}
+	if err := q.sameName(scale); err != nil {
+		return err
+	}
 	return s.setScale(q, func(resources.Object) (*autoscalingv1.Scale, error) { return scale, nil })
 }
 
@@ -70,8 +75,46 @@ func (s *Server) patchScale(q *request, apply patchFunc) error {
 	})
 }
 
+// scaleRow is the kind of the window itself, for the field managers.
+var scaleRow = &resources.Row{
+	Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind,
+	New: func() resources.Object { return &autoscalingv1.Scale{} },
+}
+
+// applyScale answers an apply to the window: whoever owns the replicas out
+// there owns spec.replicas in here, and the other way round.
+func (s *Server) applyScale(q *request, data []byte) error {
+	patch, err := q.appliedObject(data, scaleRow)
+	if err != nil {
+		return err
+	}
+	m, err := s.fields.managerOf(scaleRow, q.subresource, nil)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	paths := managedfields.ResourcePathMappings{q.row.GVK().GroupVersion().String(): fieldpath.MakePathOrDie("spec", "replicas")}
+	q.applying = true
+	var owners []metav1.ManagedFieldsEntry
+	return s.setScale(q, func(old resources.Object) (*autoscalingv1.Scale, error) {
+		outside := managedfields.NewScaleHandler(old.GetManagedFields(), q.row.GVK().GroupVersion(), paths)
+		live := scaleOf(q.row, old)
+		if live.ManagedFields, err = outside.ToSubresource(); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		merged, err := m.Apply(live, patch.DeepCopy(), q.options.fieldManager, q.options.force)
+		if err != nil {
+			return nil, applyError(err)
+		}
+		scale := merged.(*autoscalingv1.Scale)
+		if owners, err = outside.ToParent(scale.ManagedFields); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		return scale, nil
+	}, func(obj resources.Object) { obj.SetManagedFields(owners) })
+}
+
 // setScale is an update of the object behind the window.
-func (s *Server) setScale(q *request, next func(old resources.Object) (*autoscalingv1.Scale, error)) error {
+func (s *Server) setScale(q *request, next func(old resources.Object) (*autoscalingv1.Scale, error), also ...func(resources.Object)) error {
 	item, err := s.updateObject(q, func(old resources.Object) (resources.Object, error) {
 		scale, err := next(old)
 		if err != nil {
@@ -85,6 +128,9 @@ func (s *Server) setScale(q *request, next func(old resources.Object) (*autoscal
 		obj.SetResourceVersion(scale.ResourceVersion)
 		obj.SetUID(scale.UID)
 		q.row.Scale.Set(obj, scale.Spec.Replicas)
+		for _, f := range also {
+			f(obj)
+		}
 		return obj, nil
 	})
 	if err != nil {

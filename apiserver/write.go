@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
@@ -185,6 +188,11 @@ func (q *request) validateNew(obj resources.Object) field.ErrorList {
 		return check(name)
 	}
 	errs := validation.ValidateObjectMetaAccessor(obj, q.row.Namespaced, name, field.NewPath("metadata"))
+	for i, finalizer := range obj.GetFinalizers() {
+		if !strings.Contains(finalizer, "/") && finalizer != string(corev1.FinalizerKubernetes) && !isCollectorFinalizer(finalizer) {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", "finalizers").Index(i), finalizer, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
 	if q.row.Strategy.Validate != nil {
 		errs = append(errs, q.row.Strategy.Validate(obj)...)
 	}
@@ -215,11 +223,8 @@ func (s *Server) update(q *request) error {
 	if err := q.sameNamespace(obj); err != nil {
 		return err
 	}
-	if obj.GetName() == "" {
-		obj.SetName(q.name)
-	}
-	if obj.GetName() != q.name {
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), q.name))
+	if err := q.sameName(obj); err != nil {
+		return err
 	}
 	item, err := s.updateObject(q, func(resources.Object) (resources.Object, error) {
 		return obj.DeepCopyObject().(resources.Object), nil
@@ -239,6 +244,17 @@ func (s *Server) update(q *request) error {
 	return q.sendItem(http.StatusOK, item)
 }
 
+// sameName refuses a body that is about something else than the path.
+func (q *request) sameName(obj metav1.Object) error {
+	switch obj.GetName() {
+	case q.name:
+		return nil
+	case "":
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", q.name))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), q.name))
+}
+
 // errModified is what optimistic locking says to the loser.
 var errModified = errors.New("the object has been modified; please apply your changes to the latest version and try again")
 
@@ -251,6 +267,7 @@ func (q *request) conflict(err error) error {
 // between; it fails for good if the new object insists on a resourceVersion
 // that is gone.
 func (s *Server) updateObject(q *request, change func(old resources.Object) (resources.Object, error)) (*storage.Item, error) {
+	var last resources.Object // the object's last state, if the update removed it
 	try := func(current *storage.Item) (*storage.Change, error) {
 		shown, err := current.As(q.row)
 		if err != nil {
@@ -264,9 +281,17 @@ func (s *Server) updateObject(q *request, change func(old resources.Object) (res
 		if err != nil {
 			return nil, err
 		}
-		return s.planUpdate(q, current, obj, old)
+		planned, err := s.planUpdate(q, current, obj, old)
+		if last = nil; err == nil && planned.Object == nil {
+			last = obj
+		}
+		return planned, err
 	}
-	return q.commit(q.key(), try)
+	item, err := q.commit(q.key(), try)
+	if err == nil && last != nil {
+		return storage.Draft(q.table.Row(), q.key(), q.stored(last), item.Revision)
+	}
+	return item, err
 }
 
 // commit lets the table try a change, or, for a dry run, only pretends.
@@ -345,26 +370,30 @@ func anyName(string, bool) []string { return nil }
 // keepMetadata checks the preconditions in an updated object's metadata and
 // keeps what only the server may set.
 func (q *request) keepMetadata(obj, old resources.Object) error {
-	if obj.GetUID() != "" && obj.GetUID() != old.GetUID() {
-		return q.conflict(fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", obj.GetUID(), old.GetUID()))
+	// A whole object that names a UID means that one; a patch tries to change it.
+	if obj.GetUID() != "" && obj.GetUID() != old.GetUID() && q.verb != "patch" {
+		return q.conflict(fmt.Errorf("StorageError: invalid object, Code: 4, Key: /registry/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: "+
+			"Precondition failed: UID in precondition: %v, UID in object meta: %v", q.row.Prefix, q.key(), obj.GetUID(), old.GetUID()))
 	}
 	switch obj.GetResourceVersion() {
 	case "":
 		if q.row.Strategy.RequireResourceVersion {
-			return q.invalid(obj, field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update")})
+			return apierrors.NewInvalid(schema.GroupKind{Group: q.row.Group, Kind: q.row.Plural}, obj.GetName(), field.ErrorList{
+				field.Invalid(field.NewPath("metadata", "resourceVersion"), uint64(0), "must be specified for an update")})
 		}
 	case old.GetResourceVersion():
 	default:
 		return q.conflict(errModified)
 	}
 	obj.SetResourceVersion(old.GetResourceVersion())
-	obj.SetUID(old.GetUID())
+	if obj.GetUID() == "" {
+		obj.SetUID(old.GetUID())
+	}
 	obj.SetName(old.GetName())
 	obj.SetNamespace(old.GetNamespace())
 	obj.SetCreationTimestamp(old.GetCreationTimestamp())
 	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
 	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
-	obj.SetGenerateName(old.GetGenerateName())
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
 	return nil

@@ -41,9 +41,6 @@ func appsRows() []*Row {
 				return &rs.Spec.Replicas, rs.Status.Replicas, rs.Spec.Selector
 			}),
 			Strategy: lifecycle(true),
-			SelectableFields: selectable(func(rs *appsv1.ReplicaSet) fields.Set {
-				return fields.Set{"status.replicas": strconv.Itoa(int(rs.Status.Replicas))}
-			}),
 		}).prints(replicaSetColumns, cells(replicaSetCells)).warns(onChange(true, replicaSetAdvice)).
 			validates(check(validation.ReplicaSet), checkUpdate(validation.ReplicaSetUpdate)).
 			validatesStatus(checkUpdate(validation.ReplicaSetStatusUpdate)),

@@ -46,7 +46,7 @@ func columns(spec string) []metav1.TableColumnDefinition {
 		if wide {
 			column.Priority = 1
 		}
-		if name == "Name" {
+		if name == "Name" || name == "Attacher" { // the second is upstream's slip
 			column.Format = "name"
 		}
 		out = append(out, column)

@@ -23,7 +23,7 @@ const (
 	ingressClassColumns  = "Name|Controller|Parameters|Age"
 	networkPolicyColumns = "Name|Pod-Selector|Age"
 	serviceCIDRColumns   = "Name|CIDRs|Age"
-	ipAddressColumns     = "Name|ParentRef"
+	ipAddressColumns     = "Name|ParentRef|Age"
 )
 
 func serviceCells(s *corev1.Service, now time.Time) []any {
@@ -161,7 +161,7 @@ func serviceCIDRCells(c *networkingv1.ServiceCIDR, now time.Time) []any {
 	return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), age(c, now)}
 }
 
-func ipAddressCells(ip *networkingv1.IPAddress, _ time.Time) []any {
+func ipAddressCells(ip *networkingv1.IPAddress, now time.Time) []any {
 	parent := none
 	if ref := ip.Spec.ParentRef; ref != nil {
 		parent = strings.ToLower(schema.GroupResource{Group: ref.Group, Resource: ref.Resource}.String())
@@ -170,5 +170,5 @@ func ipAddressCells(ip *networkingv1.IPAddress, _ time.Time) []any {
 		}
 		parent += "/" + ref.Name
 	}
-	return []any{ip.Name, parent}
+	return []any{ip.Name, parent, age(ip, now)}
 }

@@ -16,7 +16,6 @@ const (
 	attachmentColumns      = "Name|Attacher|PV|Node|Attached:boolean|Age"
 	csiNodeColumns         = "Name|Drivers:integer|Age"
 	csiDriverColumns       = "Name|AttachRequired:boolean|PodInfoOnMount:boolean|StorageCapacity:boolean|TokenRequests|RequiresRepublish:boolean|Modes|Age"
-	csiCapacityColumns     = "Name|StorageClassName|Capacity"
 	attributesClassColumns = "Name|DriverName|Age"
 )
 
@@ -112,14 +111,6 @@ func csiDriverCells(d *storagev1.CSIDriver, now time.Time) []any {
 		d.Name, deref(d.Spec.AttachRequired, true), deref(d.Spec.PodInfoOnMount, false), deref(d.Spec.StorageCapacity, false),
 		tokens, deref(d.Spec.RequiresRepublish, false), or(strings.Join(modes, ","), none), age(d, now),
 	}
-}
-
-func csiCapacityCells(c *storagev1.CSIStorageCapacity, _ time.Time) []any {
-	capacity := unset
-	if c.Capacity != nil {
-		capacity = c.Capacity.String()
-	}
-	return []any{c.Name, c.StorageClassName, capacity}
 }
 
 func attributesClassCells(c *storagev1.VolumeAttributesClass, now time.Time) []any {

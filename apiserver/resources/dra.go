@@ -4,6 +4,7 @@ import (
 	"time"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/fields"
 )
 
 const (
@@ -24,7 +25,12 @@ func resourceRows() []*Row {
 			prints(deviceClaimColumns, cells(deviceClaimCells)).returnsDeleted(),
 		kind[resourcev1.ResourceClaimTemplate, resourcev1.ResourceClaimTemplateList](Row{Namespaced: true}).
 			prints(nameAndAgeColumns, nameAndAge).returnsDeleted(),
-		kind[resourcev1.ResourceSlice, resourcev1.ResourceSliceList](Row{Strategy: lifecycle(true)}).
+		kind[resourcev1.ResourceSlice, resourcev1.ResourceSliceList](Row{
+			Strategy: lifecycle(true),
+			SelectableFields: selectable(func(s *resourcev1.ResourceSlice) fields.Set {
+				return fields.Set{"spec.nodeName": deref(s.Spec.NodeName, ""), "spec.driver": s.Spec.Driver}
+			}),
+		}).
 			prints(deviceSliceColumns, cells(deviceSliceCells)).returnsDeleted(),
 	)
 }
@@ -43,9 +49,5 @@ func deviceClaimCells(c *resourcev1.ResourceClaim, now time.Time) []any {
 }
 
 func deviceSliceCells(s *resourcev1.ResourceSlice, now time.Time) []any {
-	node := ""
-	if s.Spec.NodeName != nil {
-		node = *s.Spec.NodeName
-	}
-	return []any{s.Name, node, s.Spec.Driver, s.Spec.Pool.Name, age(s, now)}
+	return []any{s.Name, deref(s.Spec.NodeName, ""), s.Spec.Driver, s.Spec.Pool.Name, age(s, now)}
 }

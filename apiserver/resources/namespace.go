@@ -27,7 +27,7 @@ func namespaceRow() *Row {
 				ns.Spec.Finalizers = old.Spec.Finalizers
 			})),
 		SelectableFields: selectable(func(ns *corev1.Namespace) fields.Set {
-			return fields.Set{"status.phase": string(ns.Status.Phase), "name": ns.Name}
+			return fields.Set{"status.phase": string(ns.Status.Phase)}
 		}),
 	}).prints(namespaceColumns, cells(namespaceCells)).
 		named(validation.LabelName).

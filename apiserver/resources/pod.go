@@ -32,6 +32,7 @@ func podRow() *Row {
 			{Name: "resize", Kind: "Pod", Verbs: updateVerbs, Prepare: onUpdate(keepAllButResources), ValidateUpdate: checkUpdate(validation.PodResizeUpdate)},
 		},
 		SelectableFields: selectable(podFields),
+		OldFields:        map[string]string{"spec.host": "spec.nodeName"},
 		RowConditions:    podCompleted,
 	}).prints(podColumns, cells(podCells)).warns(onCreate(validation.PodWarnings)).returnsDeleted().
 		validates(check(validation.Pod), checkUpdate(validation.PodUpdate)).
@@ -49,6 +50,7 @@ func podFields(pod *corev1.Pod) fields.Set {
 		"spec.hostNetwork":         strconv.FormatBool(pod.Spec.HostNetwork),
 		"status.phase":             string(pod.Status.Phase),
 		"status.podIP":             pod.Status.PodIP,
+		"status.podIPs":            "", // a name that is known, and selects nothing
 		"status.nominatedNodeName": pod.Status.NominatedNodeName,
 	}
 }

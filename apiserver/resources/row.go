@@ -65,6 +65,7 @@ type Row struct {
 	// SelectableFields are the fields a field selector may name beside
 	// metadata.name and metadata.namespace.
 	SelectableFields func(Object) fields.Set
+	OldFields        map[string]string // names that some of them had before
 
 	// Columns and Cells make the Table that kubectl get prints. Cells returns
 	// one value per column. A nil Columns prints Name and Created At.

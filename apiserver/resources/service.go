@@ -181,6 +181,9 @@ func dropForeignFields(svc, old *corev1.Service) {
 	if !needsNodePort(svc) && !external && spec.ExternalTrafficPolicy == was.ExternalTrafficPolicy {
 		spec.ExternalTrafficPolicy = ""
 	}
+	if !needsClusterIP(svc) && same(spec.InternalTrafficPolicy, was.InternalTrafficPolicy) {
+		spec.InternalTrafficPolicy = nil
+	}
 	if spec.Type != corev1.ServiceTypeLoadBalancer {
 		svc.Status.LoadBalancer = corev1.LoadBalancerStatus{}
 	}

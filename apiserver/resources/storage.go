@@ -20,7 +20,7 @@ func storageRows() []*Row {
 			validates(check(validation.CSINode), checkUpdate(validation.CSINodeUpdate)),
 		kind[storagev1.CSIStorageCapacity, storagev1.CSIStorageCapacityList](Row{
 			Plural: "csistoragecapacities", Namespaced: true, Strategy: needsVersion,
-		}).prints(csiCapacityColumns, cells(csiCapacityCells)).
+		}).
 			validates(check(validation.CSIStorageCapacity), checkUpdate(validation.CSIStorageCapacityUpdate)),
 		kind[storagev1.StorageClass, storagev1.StorageClassList](Row{
 			Plural: "storageclasses", ShortNames: names("sc"),

@@ -60,7 +60,12 @@ func (t *Table) List(ctx context.Context, o ListOptions) (*Page, error) {
 	var revision int64 // exactly this one, unless 0
 	var start string
 	var err error
+	if o.ResourceVersion == "0" && o.Continue == "" {
+		o.Limit = 0 // what is cached is served whole
+	}
 	switch {
+	case o.Continue != "" && o.ResourceVersion != "" && o.ResourceVersion != "0":
+		return nil, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 	case o.Continue != "":
 		if revision, start, err = decodeContinue(o.Continue); err != nil {
 			return nil, err
@@ -264,14 +269,14 @@ func decodeContinue(encoded string) (revision int64, start string, err error) {
 	switch {
 	case err != nil:
 	case token.Version != continueVersion:
-		err = fmt.Errorf("server does not recognize this encoded version %q", token.Version)
+		err = fmt.Errorf("server does not recognize this encoded version %v", token.Version)
 	case token.Revision == 0:
 		err = errors.New("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")
 	case token.Start == "" || strings.HasPrefix(token.Start, "/") || strings.Contains(token.Start, ".."):
 		err = fmt.Errorf("invalid continue start key %q", token.Start)
 	}
 	if err != nil {
-		return 0, "", apierrors.NewBadRequest("continue key is not valid: " + err.Error())
+		return 0, "", apierrors.NewBadRequest("invalid continue token: continue key is not valid: " + err.Error())
 	}
 	return token.Revision, token.Start, nil
 }
@@ -293,7 +298,7 @@ func parseVersion(version string) (int64, error) {
 	}
 	revision, err := strconv.ParseInt(version, 10, 64)
 	if err != nil || revision < 0 {
-		return 0, apierrors.NewBadRequest("Invalid value: " + strconv.Quote(version) + ": strconv.ParseUint: parsing " + strconv.Quote(version) + ": invalid syntax")
+		return 0, apierrors.NewBadRequest("invalid resource version: resourceVersion: Invalid value: " + strconv.Quote(version) + ": strconv.ParseUint: parsing " + strconv.Quote(version) + ": invalid syntax")
 	}
 	return revision, nil
 }
