@@ -21,6 +21,12 @@ var extraBindings = map[string]string{
 	"ClusterRoleBinding//kubeadm:cluster-admins": "kubeadm writes it; our own set-up counts on it",
 }
 
+// leftOut are in the reference and not here.
+var leftOut = map[string]string{
+	"ClusterRole//system:openshift:public-info-viewer":        "a distribution's, and it opens /.well-known to strangers",
+	"ClusterRoleBinding//system:openshift:public-info-viewer": "the same",
+}
+
 // TestDefaultRolesAreUpstreams compares every role and binding with what a
 // kube-apiserver seeds: names, labels, annotations, each rule and its order,
 // aggregation, subjects.
@@ -67,7 +73,9 @@ func TestDefaultRolesAreUpstreams(t *testing.T) {
 		}
 	}
 	for missing := range upstream {
-		t.Errorf("%s is missing", missing)
+		if leftOut[missing] == "" {
+			t.Errorf("%s is missing", missing)
+		}
 	}
 }
 

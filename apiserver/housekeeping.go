@@ -74,9 +74,12 @@ func (s *Server) seed(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if time.Since(s.repaired) >= repairEvery {
 		if err := s.services.repair(ctx); err != nil {
 			return err
 		}
+		s.repaired = time.Now()
 	}
 	return s.publish(ctx)
 }

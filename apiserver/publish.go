@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -20,9 +21,8 @@ import (
 // Pods reach the API server by a Service like any other, default/kubernetes,
 // with the first address of the range. It has no selector, since the server
 // need not be a pod; the server itself writes its endpoints.
-//
-// Simplified: the server that runs last is the only endpoint. With several,
-// each must hold a lease and write the addresses of all that do.
+// If there are several servers, each announces itself in etcd and writes the
+// addresses of all who do (storage/presence.go).
 
 const publishedPort = 443
 
@@ -45,15 +45,45 @@ func (s *Server) publish(ctx context.Context) error {
 	if address == "" {
 		return nil // nobody but this machine can reach us
 	}
-	if err := s.put(ctx, s.ownEndpoints(address)); err != nil {
+	if err := s.store.Announce(ctx, address); err != nil {
 		return err
 	}
-	return s.put(ctx, s.ownSlice(address))
+	return s.publishEndpoints(ctx)
 }
 
-// withdraw is called when the server stops. A single server leaves its
-// endpoints: it will be back, and nobody else could answer.
-func (s *Server) withdraw(context.Context) {}
+// publishEndpoints writes who is there. Nobody is no answer: rather leave the
+// last ones, who may be back.
+func (s *Server) publishEndpoints(ctx context.Context) error {
+	addresses, err := s.store.Announced(ctx)
+	if err != nil || len(addresses) == 0 {
+		return err
+	}
+	if err := s.put(ctx, s.ownEndpoints(addresses)); err != nil {
+		return err
+	}
+	return s.put(ctx, s.ownSlice(addresses))
+}
+
+const withdrawPatience = 2 * time.Second
+
+// withdraw is called when the server stops, so that nobody is sent to it any
+// more. The last one leaves its endpoints: it will be back, and nobody else
+// could answer.
+func (s *Server) withdraw(ctx context.Context) {
+	address := s.advertised()
+	if address == "" || !s.seeded.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawPatience)
+	defer cancel()
+	err := s.store.Withdraw(ctx, address)
+	if err == nil {
+		err = s.publishEndpoints(ctx)
+	}
+	if err != nil {
+		s.log.Warn("Cannot withdraw from the endpoints of the kubernetes Service", "err", err)
+	}
+}
 
 // put creates an object of ours, or makes it what it should be.
 func (s *Server) put(ctx context.Context, obj resources.Object) error {
@@ -127,7 +157,11 @@ func (s *Server) ownService() *corev1.Service {
 	}
 }
 
-func (s *Server) ownEndpoints(address string) *corev1.Endpoints {
+func (s *Server) ownEndpoints(addresses []string) *corev1.Endpoints {
+	var list []corev1.EndpointAddress
+	for _, ip := range addresses {
+		list = append(list, corev1.EndpointAddress{IP: ip})
+	}
 	return &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "kubernetes", Namespace: "default",
@@ -135,25 +169,29 @@ func (s *Server) ownEndpoints(address string) *corev1.Endpoints {
 			Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"},
 		},
 		Subsets: []corev1.EndpointSubset{{
-			Addresses: []corev1.EndpointAddress{{IP: address}},
+			Addresses: list,
 			Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(s.port()), Protocol: corev1.ProtocolTCP}},
 		}},
 	}
 }
 
-func (s *Server) ownSlice(address string) *discoveryv1.EndpointSlice {
+func (s *Server) ownSlice(addresses []string) *discoveryv1.EndpointSlice {
 	family := discoveryv1.AddressTypeIPv4
-	if ip, err := netip.ParseAddr(address); err == nil && ip.Is6() {
+	if ip, err := netip.ParseAddr(addresses[0]); err == nil && ip.Is6() {
 		family = discoveryv1.AddressTypeIPv6
 	}
 	ready, name, port, protocol := true, "https", int32(s.port()), corev1.ProtocolTCP
+	var list []discoveryv1.Endpoint
+	for _, ip := range addresses {
+		list = append(list, discoveryv1.Endpoint{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+	}
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "kubernetes", Namespace: "default",
 			Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"},
 		},
 		AddressType: family,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+		Endpoints:   list,
 		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
 	}
 }

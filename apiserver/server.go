@@ -124,6 +124,10 @@ type Server struct {
 	audit    *auditor
 	address  net.Addr
 
+	// repaired is when addresses and ports were last looked through; owned by
+	// housekeeping.
+	repaired time.Time
+
 	listening chan struct{} // closed when address is set
 	seeded    atomic.Bool   // what every cluster has is there
 	ready     chan struct{}
@@ -214,11 +218,16 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	group.Go(func() error { return s.housekeeping(ctx) })
+	kept := make(chan struct{}) // closed when we have withdrawn
+	group.Go(func() error {
+		defer close(kept)
+		return s.housekeeping(ctx)
+	})
 	group.Go(func() error { return s.extend(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		defer stopStore()
+		defer func() { <-kept }()
 		s.shutDown(ctx, server)
 		return nil
 	})

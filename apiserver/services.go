@@ -153,8 +153,10 @@ func (a *allocator) take(ctx context.Context, table *storage.Table, ip string, s
 		})
 	}
 	address, err := netip.ParseAddr(ip)
-	if err != nil || !a.cidr.Contains(address) || address == a.cidr.Addr() {
-		return nil, refuse("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, a.cidr)
+	ranges := a.ranges()
+	within := func(r netip.Prefix) bool { return r.Contains(address) && address != r.Addr() }
+	if err != nil || !slices.ContainsFunc(ranges, within) {
+		return nil, refuse("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, rangesText(ranges))
 	}
 	item, err := table.Get(ctx, ip, "")
 	if apierrors.IsNotFound(err) {
@@ -190,11 +192,25 @@ func ipAddress(address netip.Addr, service *corev1.Service) *networkingv1.IPAddr
 }
 
 // freeAddress guesses an address that nobody has, as far as the cache knows;
-// the transaction finds out. The lower part of the range is left to those who
-// choose theirs themselves (DNS has .10 by custom).
-// Upstream: KEP-3070, reserve service IP ranges for dynamic and static allocation
+// the transaction finds out. Ranges are used up one after the other.
 func (a *allocator) freeAddress(table *storage.Table) (netip.Addr, error) {
-	hostBits := a.cidr.Addr().BitLen() - a.cidr.Bits()
+	for _, r := range a.ranges() {
+		if r.Addr().Is4() != a.cidr.Addr().Is4() {
+			continue
+		}
+		if ip, ok := freeIn(r, func(ip netip.Addr) bool { return table.Cached(ip.String()) == nil }); ok {
+			return ip, nil
+		}
+	}
+	return netip.Addr{}, errors.New("range is full")
+}
+
+// freeIn looks for a free address, from a random place on. The lower part of
+// the range is left to those who choose theirs themselves (DNS has .10 by
+// custom), and comes last.
+// Upstream: KEP-3070, reserve service IP ranges for dynamic and static allocation
+func freeIn(r netip.Prefix, free func(netip.Addr) bool) (netip.Addr, bool) {
+	hostBits := r.Addr().BitLen() - r.Bits()
 	size := 1 << min(hostBits, 30)
 	static := min(max(16, size/16), 256)
 	if size <= static {
@@ -206,15 +222,15 @@ func (a *allocator) freeAddress(table *storage.Table) (netip.Addr, error) {
 		if offset < 2 { // the network, and the API server's own
 			continue
 		}
-		ip := addOffset(a.cidr.Addr(), offset)
+		ip := addOffset(r.Addr(), offset)
 		if hostBits <= 30 && offset == size-1 && ip.Is4() {
 			continue // broadcast
 		}
-		if table.Cached(ip.String()) == nil {
-			return ip, nil
+		if free(ip) {
+			return ip, true
 		}
 	}
-	return netip.Addr{}, errors.New("range is full")
+	return netip.Addr{}, false
 }
 
 func addOffset(base netip.Addr, offset int) netip.Addr {
@@ -390,54 +406,4 @@ func (a *allocator) portsInUse() *big.Int {
 		}
 	}
 	return bitmap
-}
-
-// repair makes the records say what the Services say: nothing of ours gets
-// them out of step, but a restored backup or another program may.
-func (a *allocator) repair(ctx context.Context) error {
-	bitmap, revision, err := a.readPorts(ctx)
-	if err != nil {
-		return err
-	}
-	if used := a.portsInUse(); revision == 0 || used.Cmp(bitmap) != 0 {
-		table := a.server.store.Table(rangesRow)
-		record := a.portRecord(used)
-		if revision == 0 {
-			_, err = table.Create(ctx, nodePortsKey, record)
-		} else {
-			_, err = table.Update(ctx, nodePortsKey, func(*storage.Item) (*storage.Change, error) { return &storage.Change{Object: record}, nil })
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
-		}
-	}
-	return a.repairAddresses(ctx)
-}
-
-func (a *allocator) repairAddresses(ctx context.Context) error {
-	table := a.server.tableOf(networkingv1.GroupName, "ipaddresses")
-	owners := map[string]*corev1.Service{}
-	for _, service := range allCached[*corev1.Service](a.server, "", "services", "") {
-		for _, ip := range clusterIPs(service) {
-			owners[ip] = service
-			address, err := netip.ParseAddr(ip)
-			if err != nil || table.Cached(ip) != nil {
-				continue
-			}
-			if _, err := table.Create(ctx, ip, ipAddress(address, service)); err != nil && !apierrors.IsAlreadyExists(err) {
-				return err
-			}
-		}
-	}
-	for _, item := range table.All("") {
-		record, ok := decoded[*networkingv1.IPAddress](item)
-		if !ok || owners[item.Key] != nil || record.Spec.ParentRef == nil || record.Spec.ParentRef.Resource != "services" {
-			continue
-		}
-		_, err := table.Update(ctx, item.Key, func(*storage.Item) (*storage.Change, error) { return &storage.Change{}, nil })
-		if err != nil && !apierrors.IsNotFound(err) {
-			return err
-		}
-	}
-	return nil
 }

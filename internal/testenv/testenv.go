@@ -134,7 +134,31 @@ func (e *Env) KillEtcd() {
 // time it keeps its port.
 func (e *Env) StartServer(t testing.TB) {
 	t.Helper()
-	server, err := apiserver.New(e.server, e.log)
+	port, stop := e.run(t, e.server)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.server.SecurePort, e.stopServer = port, stop
+}
+
+// AnotherServer runs a second API server on the same etcd, with a port and
+// certificates of its own, until it is stopped.
+func (e *Env) AnotherServer(t testing.TB, options ...Option) (stop func()) {
+	t.Helper()
+	cfg := e.server
+	cfg.SecurePort, cfg.CertDir = 0, filepath.Join(e.Dir, "other-pki")
+	for _, option := range options {
+		option(&cfg)
+	}
+	_, end := e.run(t, cfg)
+	stop = sync.OnceFunc(end)
+	t.Cleanup(stop)
+	return stop
+}
+
+// run starts a server, and returns its port and how to stop it.
+func (e *Env) run(t testing.TB, cfg apiserver.Config) (port int, stop func()) {
+	t.Helper()
+	server, err := apiserver.New(cfg, e.log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,10 +178,7 @@ func (e *Env) StartServer(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.server.SecurePort = address.(*net.TCPAddr).Port
-	e.stopServer = func() {
+	return address.(*net.TCPAddr).Port, func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("API server: %v", err)
