@@ -41,6 +41,7 @@ type flowSchema struct {
 	name        string
 	level       *level
 	uids        [2][]string // of the schema and the level, as headers
+	figures     *flowFigures
 	distinguish flowcontrolv1.FlowDistinguisherMethodType
 	rules       []flowcontrolv1.PolicyRulesWithSubjects
 }
@@ -168,13 +169,16 @@ func (f *flowControl) build(schemas []*flowcontrolv1.FlowSchema, levels []*flowc
 			f.levels[one.Name] = kept
 		}
 		if limited == nil {
+			f.server.metrics.flows.limit.WithLabelValues(one.Name).Set(0)
 			continue
 		}
 		queueLimit := 0
 		if queuing := limited.LimitResponse.Queuing; queuing != nil {
 			queueLimit = int(queuing.QueueLengthLimit)
 		}
-		kept.resize((f.total*int(sharesOf(one))+int(shares)-1)/int(max(shares, 1)), queueLimit)
+		seats := (f.total*int(sharesOf(one)) + int(shares) - 1) / int(max(shares, 1))
+		kept.resize(seats, queueLimit)
+		f.server.metrics.flows.limit.WithLabelValues(one.Name).Set(float64(seats))
 	}
 	index := &flowIndex{}
 	slices.SortFunc(schemas, func(a, b *flowcontrolv1.FlowSchema) int {
@@ -186,6 +190,7 @@ func (f *flowControl) build(schemas []*flowcontrolv1.FlowSchema, levels []*flowc
 			continue // it dangles, and matches nothing
 		}
 		schema := &flowSchema{name: one.Name, level: f.levels[one.Spec.PriorityLevelConfiguration.Name], rules: one.Spec.Rules}
+		schema.figures = f.server.metrics.flows.of(schema.level.name, one.Name)
 		if one.UID != "" {
 			schema.uids = [2][]string{{string(one.UID)}, {uid}}
 		}

@@ -64,17 +64,24 @@ type waitingRequest struct {
 	ready chan struct{}
 }
 
-// seat is what a request in progress holds. A nil seat is held by who needs none.
+// seat is what a request in progress holds, if only in name at a level that is
+// exempt. A nil seat is held by who needs none.
 type seat struct {
-	level *level
-	width int
-	once  sync.Once
+	level   *level
+	width   int
+	figures *flowFigures
+	once    sync.Once
 }
 
 // leave gives the seat back. It may be called again.
 func (t *seat) leave() {
 	if t != nil {
-		t.once.Do(func() { t.level.release(t.width) })
+		t.once.Do(func() {
+			if !t.level.exempt {
+				t.level.release(t.width)
+			}
+			t.figures.left(t)
+		})
 	}
 }
 
@@ -87,7 +94,7 @@ const (
 
 // enter takes seats at a level, or returns why not. It waits for them until ctx
 // ends.
-func (l *level) enter(ctx context.Context, flow string, width int) (*seat, string) {
+func (l *level) enter(ctx context.Context, flow string, width int, figures *flowFigures) (*seat, string) {
 	l.mu.Lock()
 	width = min(width, l.seats)
 	if len(l.turns) == 0 && l.used+width <= l.seats {
@@ -109,6 +116,7 @@ func (l *level) enter(ctx context.Context, flow string, width int) (*seat, strin
 	w := &waitingRequest{width: width, ready: make(chan struct{})}
 	l.queues[flow] = append(queue, w)
 	l.mu.Unlock()
+	defer figures.waits()()
 	select {
 	case <-w.ready:
 		return &seat{level: l, width: width}, ""
@@ -199,18 +207,19 @@ func (f *flowControl) enter(q *request) (*seat, error) {
 	}
 	schema.stamp(q.w.Header())
 	if schema.level.exempt {
-		return nil, nil
+		return schema.figures.sits(&seat{level: schema.level, width: 1}, 0), nil
 	}
 	ctx, cancel := context.WithTimeout(q.Context(), f.patience)
 	defer cancel()
 	start := time.Now()
-	seat, why := schema.level.enter(ctx, schema.flow(q), f.width(q))
+	seat, why := schema.level.enter(ctx, schema.flow(q), f.width(q), schema.figures)
 	q.waited = time.Since(start)
 	if why != "" {
-		f.server.metrics.rejected.WithLabelValues(schema.level.name, schema.name, why).Inc()
+		schema.figures.refused(q.waited)
+		f.server.metrics.flows.rejected.WithLabelValues(schema.level.name, schema.name, why).Inc()
 		return nil, errTooMany
 	}
-	return seat, nil
+	return schema.figures.sits(seat, q.waited), nil
 }
 
 // width is how many seats a request is worth.

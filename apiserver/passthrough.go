@@ -84,7 +84,7 @@ func (s *Server) dropProofs(header http.Header) {
 			_, extra := cutPrefixFold(name, prefix)
 			drop = drop || extra
 		}
-		for _, names := range [][]string{cfg.UsernameHeaders, cfg.GroupHeaders} {
+		for _, names := range [][]string{cfg.UsernameHeaders, cfg.UIDHeaders, cfg.GroupHeaders} {
 			for _, one := range names {
 				drop = drop || strings.EqualFold(name, one)
 			}
