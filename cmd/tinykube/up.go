@@ -30,6 +30,7 @@ import (
 	"tinykube/internal/image"
 	"tinykube/internal/node"
 	"tinykube/internal/payload"
+	"tinykube/proxy"
 )
 
 // up brings a cluster to life in the order in which one comes to life
@@ -77,9 +78,6 @@ func newUp() *cobra.Command {
 	fs.StringVar(&memory, "node-memory", "", "memory that each node has, e.g. 4Gi (default: the machine's, divided by the nodes)")
 	return command
 }
-
-// proxyModes are kube-proxy's.
-var proxyModes = []string{"iptables", "nftables", "ipvs"}
 
 // kernelHas says whether one of the paths is there.
 func kernelHas(paths ...string) bool {
@@ -132,8 +130,8 @@ func (c *cluster) parse(memory string, publish []string) error {
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		return fmt.Errorf("--nodes=%d: must be between 1 and %d", c.Nodes, maxNodes)
 	}
-	if !slices.Contains(proxyModes, c.ProxyMode) {
-		return fmt.Errorf("--proxy-mode=%s: must be one of %s", c.ProxyMode, strings.Join(proxyModes, ", "))
+	if !slices.Contains(proxy.Modes, c.ProxyMode) {
+		return fmt.Errorf("--proxy-mode=%s: must be one of %s", c.ProxyMode, strings.Join(proxy.Modes, ", "))
 	}
 	if c.ProxyMode == "ipvs" && !kernelHas("/proc/net/ip_vs", "/sys/module/ip_vs") {
 		return errors.New("--proxy-mode=ipvs: this kernel has no IPVS (neither /proc/net/ip_vs nor the module ip_vs; try modprobe ip_vs)")
