@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +57,15 @@ func (p *programs) leave(context.Context) error {
 	return nil
 }
 
+// away is leave as a command.
+func (p *programs) away() []string {
+	line := "kill"
+	for _, command := range slices.Backward(p.commands) {
+		line += " " + strconv.Itoa(command.Process.Pid)
+	}
+	return []string{line}
+}
+
 // until waits for a program to have done something.
 func (p *programs) until(ctx context.Context, name, what string, done func(context.Context) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
@@ -77,6 +87,9 @@ func apiserver(ctx context.Context, r *run) (*site, error) {
 }
 
 func alone(ctx context.Context, r *run) (*site, *programs, error) {
+	if lo, err := net.InterfaceByName("lo"); err == nil && lo.Flags&net.FlagUp == 0 {
+		return nil, nil, errors.New("nobody can be reached on 127.0.0.1 in this network namespace: ip link set lo up")
+	}
 	p, data := &programs{run: r}, filepath.Join(r.scratch, "apiserver")
 	if err := p.start("kube-apiserver", "--bind-address=127.0.0.1", "--secure-port=0", "--etcd-data-dir="+data); err != nil {
 		return nil, nil, err
@@ -89,7 +102,7 @@ func alone(ctx context.Context, r *run) (*site, *programs, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, p.leave(ctx))
 	}
-	return &site{shell: bash, leave: p.leave, env: []string{"KUBECONFIG=" + kubeconfig, "SERVER=" + config.Host, "PKI=" + filepath.Dir(kubeconfig),
+	return &site{shell: bash, leave: p.leave, away: p.away, env: []string{"KUBECONFIG=" + kubeconfig, "SERVER=" + config.Host, "PKI=" + filepath.Dir(kubeconfig),
 		"ETCDCTL_ENDPOINTS=unix://" + filepath.Join(data, "etcd", "client.sock")}}, p, nil
 }
 

@@ -30,6 +30,9 @@ type site struct {
 	env   []string // what a terminal must know
 	// leave takes away what the lab had for itself.
 	leave func(context.Context) error
+	// away is the same as commands, for whoever keeps the lab; nil if it is
+	// nothing.
+	away func() []string
 }
 
 // places make sites, by the name that a lab's README gives to what it needs.
@@ -58,11 +61,16 @@ func nothing(context.Context, *run) (*site, error) { return &site{shell: bash, l
 // network is a network of its own with nothing in it, where the reader is
 // root without being it: a user and a network namespace.
 func network(ctx context.Context, r *run) (*site, error) {
-	// The namespaces live as long as cat, and cat as long as we hold its stdin.
-	holder := exec.Command("unshare", "-Urnm", "sh", "-c", "ip link set lo up && echo ready && exec cat")
+	// The namespaces live as long as cat, and cat as long as we hold its stdin:
+	// they go with us, however we end. Only who keeps the lab has them stay.
+	hold := "cat"
+	if r.Keep {
+		hold = "sleep infinity"
+	}
+	holder := exec.Command("unshare", "-Urnm", "sh", "-c", "ip link set lo up && echo ready && exec "+hold)
 	holder.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	holder.Stderr = os.Stderr
-	hold, err := holder.StdinPipe()
+	stdin, err := holder.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +82,7 @@ func network(ctx context.Context, r *run) (*site, error) {
 		return nil, err
 	}
 	leave := func(context.Context) error {
-		hold.Close()
+		stdin.Close()
 		return holder.Wait()
 	}
 	if line := bufio.NewScanner(out); !line.Scan() || line.Text() != "ready" {
@@ -82,7 +90,8 @@ func network(ctx context.Context, r *run) (*site, error) {
 		return nil, errors.New("no network namespace of our own: does this kernel let users have namespaces? (sysctl user.max_user_namespaces)")
 	}
 	enter := []string{"nsenter", "--preserve-credentials", "-U", "-n", "-m", "--wd=" + r.scratch, "-t", strconv.Itoa(holder.Process.Pid)}
-	return &site{shell: append(enter, bash...), leave: leave}, nil
+	away := func() []string { return []string{"kill " + strconv.Itoa(holder.Process.Pid)} }
+	return &site{shell: append(enter, bash...), leave: leave, away: away}, nil
 }
 
 // onCluster is a namespace of a whole cluster: of the one that is there, of
@@ -107,7 +116,13 @@ func onCluster(ctx context.Context, r *run) (*site, error) {
 	if err := kubectl(ctx, "create", "namespace", namespace); err != nil {
 		return nil, err
 	}
-	return &site{shell: bash, env: []string{"KUBECONFIG=" + kubeconfig, "TINYKUBE_DIR=" + dir},
+	away := func() []string {
+		if r.lab.Alone || slices.Contains(r.brought, dir) {
+			return []string{quoted(r.Self) + " down --dir " + quoted(dir)}
+		}
+		return []string{"KUBECONFIG=" + quoted(kubeconfig) + " " + quoted(r.Self) + " kubectl delete namespace " + namespace}
+	}
+	return &site{shell: bash, away: away, env: []string{"KUBECONFIG=" + kubeconfig, "TINYKUBE_DIR=" + dir},
 		leave: func(ctx context.Context) error {
 			return errors.Join(kubectl(ctx, "delete", "namespace", namespace, "--timeout=2m"), release(ctx))
 		}}, nil

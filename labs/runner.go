@@ -40,8 +40,12 @@ type Result struct {
 // machines are slow.
 const commandTimeout = time.Minute
 
-// ErrQuit is a reader who has had enough.
-var ErrQuit = errors.New("stopped by the reader")
+// ErrQuit is a reader who has had enough, ErrInterrupted one who could not wait.
+// Neither says anything about the lab.
+var (
+	ErrQuit        = errors.New("stopped by the reader")
+	ErrInterrupted = errors.New("interrupted")
+)
 
 // Run executes labs. Those that can share a cluster do, and it goes at the end
 // if it was not there at the beginning.
@@ -125,9 +129,8 @@ func (r *run) leaveSite(ctx context.Context) error {
 	for _, t := range r.terminals {
 		t.close()
 	}
-	if r.Keep {
-		fmt.Fprintf(r.Out, "  kept: %s\n", r.scratch)
-		return nil
+	if r.Keep && r.site != nil {
+		return r.keep()
 	}
 	for pid, command := range survivors(r.mark) {
 		problems = append(problems, fmt.Errorf("%s left a process behind: %s", r.lab.Path, command))
@@ -176,7 +179,7 @@ func (r *run) steps(ctx context.Context) (err error) {
 		case step.Block != nil:
 			err = r.block(ctx, step.Block)
 		case r.enter != nil:
-			fmt.Fprintf(r.Out, "\n%s\n", step.Prose)
+			fmt.Fprintf(r.Out, "\n%s\n", r.values.fill(step.Prose))
 		}
 	}
 	return err
@@ -201,7 +204,7 @@ func (r *run) turn(ctx context.Context, t *terminal, block *Block, turn *Turn) e
 	if err := r.await(block, turn, command); err != nil {
 		return err
 	}
-	started, timeout := time.Now(), commandTimeout
+	started, timeout, whole := time.Now(), commandTimeout, ctx
 	if block.Within > 0 {
 		timeout = block.Within
 	}
@@ -211,13 +214,16 @@ func (r *run) turn(ctx context.Context, t *terminal, block *Block, turn *Turn) e
 	if err == nil && turn.Interrupt {
 		err = r.interrupt(ctx, t)
 	}
+	if err != nil && whole.Err() != nil {
+		return ErrInterrupted
+	}
 	if err != nil {
 		return err
 	}
 	if command != "" {
 		r.commands++
 	}
-	r.show(turn, command, output, time.Since(started))
+	r.show(block, turn, command, output, time.Since(started))
 	return nil
 }
 
@@ -338,8 +344,11 @@ func (r *run) await(block *Block, turn *Turn, command string) error {
 }
 
 // show tells how far the lab is; a reader sees what was really printed.
-func (r *run) show(turn *Turn, command, output string, took time.Duration) {
+func (r *run) show(block *Block, turn *Turn, command, output string, took time.Duration) {
 	if r.enter != nil {
+		if command == "" {
+			fmt.Fprintf(r.Out, "\nMeanwhile in the terminal %q:\n\n", block.Terminal)
+		}
 		fmt.Fprint(r.Out, output)
 		return
 	}

@@ -2,9 +2,14 @@ package labs
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -123,6 +128,52 @@ func commands(processes map[int]string) (commands []string) {
 	return commands
 }
 
+// What is kept can be entered, as the lab left it, and taken away.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	lab, err := Parse("labs/99-test/README.md", "---\nneeds: network\nseconds: 1\n---\n# T\n"+console("", "$ ip link add kept type veth peer name too\n$ touch \"it's\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	r := &Runner{Out: &out, Keep: true, Self: os.Args[0]}
+	results, err := r.Run(t.Context(), lab)
+	if err != nil || results[0].Err != nil {
+		t.Fatal(err, results)
+	}
+	match := regexp.MustCompile(`kept; (\S+)/enter`).FindStringSubmatch(out.String())
+	if match == nil {
+		t.Fatalf("it is not said where:\n%s", out.String())
+	}
+	said, err := exec.Command(match[1]+"/enter", "-c", "ls; echo $HOME; ip -o link show kept").CombinedOutput()
+	for _, part := range []string{"it's", match[1], "kept@too"} {
+		if !strings.Contains(string(said), part) {
+			t.Errorf("%q is not in what a shell there says: %s, %v", part, said, err)
+		}
+	}
+	if said, err := exec.Command(match[1] + "/leave").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, said)
+	}
+	if _, err := os.Stat(match[1]); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// Who interrupts a lab is not told that the lab failed.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	lab, err := Parse("labs/99-test/README.md", "---\nneeds: nothing\nseconds: 1\n---\n# T\n"+console("", "$ sleep 1000\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := &Runner{Out: io.Discard, Self: os.Args[0]}
+	if _, err := r.Run(ctx, lab); !errors.Is(err, ErrInterrupted) {
+		t.Errorf("error %v, want %v", err, ErrInterrupted)
+	}
+}
+
 // Whoever may not be root is root in a network that is nobody's.
 func TestNetworkOfOnesOwn(t *testing.T) {
 	t.Parallel()
@@ -158,16 +209,19 @@ func TestBadReadmes(t *testing.T) {
 // may stop.
 func TestStepByStep(t *testing.T) {
 	t.Parallel()
-	lab, err := Parse("labs/99-test/README.md", "---\nneeds: nothing\nseconds: 1\n---\n# T\nLook:\n"+console("", "$ echo 4$((1+1))\n4...\n$ echo never\nnever\n"))
+	lab, err := Parse("labs/99-test/README.md", "---\nneeds: nothing\nseconds: 1\n---\n# T\nLook:\n"+
+		console("", "$ echo 4$((1+1))\n<<n>>\n")+"It was <<n>>.\n"+
+		console(" terminal=second", "$ echo first; sleep 0.1; echo then\nfirst\n")+console(" terminal=second", "then\n")+
+		console("", "$ echo never\nnever\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	r := &Runner{Out: &out, In: strings.NewReader("\nq\n"), Self: os.Args[0]}
+	r := &Runner{Out: &out, In: strings.NewReader("\n\nq\n"), Self: os.Args[0]}
 	if _, err := r.Run(t.Context(), lab); !errors.Is(err, ErrQuit) {
 		t.Errorf("error %v, want %v", err, ErrQuit)
 	}
-	for _, part := range []string{"Look:", "$ echo 4$((1+1))\n", "42\n", "$ echo never"} {
+	for _, part := range []string{"Look:", "$ echo 4$((1+1))\n", "42\n", "It was 42.", "$ echo first; sleep 0.1; echo then (in a terminal of its own: second)", "Meanwhile in the terminal \"second\":\n\nthen\n", "$ echo never"} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("%q is not in\n%s", part, out.String())
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -157,18 +158,27 @@ there is none it brings one up, and takes it down at the end.`,
 	return command
 }
 
-// report notes how labs went, and fails if one did.
+// report notes how labs went, and fails if one did. Who stopped has not failed,
+// and a README that is being written is no lab of the course.
 func report(results []labs.Result, err error) error {
 	var failed []string
 	for _, result := range results {
+		stopped := errors.Is(result.Err, labs.ErrQuit) || errors.Is(result.Err, labs.ErrInterrupted)
+		if result.Err != nil && !stopped {
+			failed = append(failed, result.Lab.Number)
+		}
+		if stopped || filepath.IsAbs(result.Lab.Path) {
+			continue
+		}
 		if err := labs.Note(result.Lab.Number, func(e *labs.Entry) {
 			e.Ran, e.Passed, e.Took = time.Now(), result.Err == nil, result.Took.Seconds()
 		}); err != nil {
 			return err
 		}
-		if result.Err != nil {
-			failed = append(failed, result.Lab.Number)
-		}
+	}
+	if errors.Is(err, labs.ErrQuit) { // as they wished
+		fmt.Println(err)
+		err = nil
 	}
 	if err == nil && len(failed) > 0 {
 		err = fmt.Errorf("failed: %s", strings.Join(failed, ", "))

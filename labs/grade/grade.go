@@ -68,7 +68,7 @@ func (o Outcome) sign() string {
 
 // String is how a person sees an outcome.
 func (o Outcome) String() string {
-	text := fmt.Sprintf("  %s %d/%d  %-75s %5.1f s\n", o.sign(), o.Score, o.Points, o.Name, o.Seconds)
+	text := fmt.Sprintf("  %s %d/%d  %-80s %5.1f s\n", o.sign(), o.Score, o.Points, o.Name, o.Seconds)
 	if o.Problem != "" {
 		text += "         " + strings.ReplaceAll(strings.TrimSpace(o.Problem), "\n", "\n         ") + "\n"
 	}
