@@ -67,7 +67,7 @@ func (q *request) decodeAs(data []byte, media string, obj runtime.Object, want s
 	case storage.JSONMediaType:
 		got, strict, err = decodeJSON(data, obj)
 	default:
-		return unsupportedMediaType(media, storage.JSONMediaType, yamlMediaType, storage.ProtobufMediaType)
+		return unsupportedMediaType(storage.JSONMediaType, yamlMediaType, storage.ProtobufMediaType)
 	}
 	if errors.Is(err, errNoKind) {
 		return unrecognized(want, err, data)
@@ -87,7 +87,7 @@ func (q *request) decodeAs(data []byte, media string, obj runtime.Object, want s
 	if err != nil {
 		return err
 	}
-	return q.strictness(append(strict, unknown...), want)
+	return q.strictness(append(strict, unknown...), func(err error) error { return cannotHandle(want, want, err) })
 }
 
 // coerce does to an object of a custom kind what decoding into a Go type does
@@ -113,7 +113,7 @@ func describeKind(gvk schema.GroupVersionKind) string {
 }
 
 // strictness does what fieldValidation says about unknown and repeated fields.
-func (q *request) strictness(found []error, kind schema.GroupVersionKind) error {
+func (q *request) strictness(found []error, refuse func(error) error) error {
 	if len(found) == 0 {
 		return nil
 	}
@@ -121,7 +121,7 @@ func (q *request) strictness(found []error, kind schema.GroupVersionKind) error 
 	case metav1.FieldValidationIgnore:
 		return nil
 	case metav1.FieldValidationStrict:
-		return cannotHandle(kind, kind, runtime.NewStrictDecodingError(found))
+		return refuse(runtime.NewStrictDecodingError(found))
 	}
 	for _, err := range found {
 		for line := range strings.Lines(strings.TrimPrefix(err.Error(), "yaml: unmarshal errors:\n")) {

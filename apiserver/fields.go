@@ -182,7 +182,7 @@ func (s *Server) apply(q *request) error {
 		live.GetObjectKind().SetGroupVersionKind(q.row.GVK())
 		merged, err := m.Apply(live, applied, q.options.fieldManager, q.options.force)
 		if err != nil {
-			return nil, applyError(err)
+			return nil, err
 		}
 		return merged.(resources.Object), nil
 	}
@@ -233,29 +233,17 @@ func (q *request) appliedObject(data []byte, row *resources.Row) (*unstructured.
 	if name := obj.GetName(); name != "" && name != q.name {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, q.name))
 	}
-	// Unknown fields are found by reading it a second time, as its own type.
-	strictData, err := yaml.YAMLToJSON(data)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	typed := row.New()
-	_, strict, err := decodeJSON(strictData, typed)
-	if err != nil {
-		return nil, cannotHandle(row.GVK(), row.GVK(), err)
-	}
-	unknown, err := q.coerce(typed)
-	if err != nil {
-		return nil, err
-	}
-	return obj, q.strictness(append(strict, unknown...), row.GVK())
+	// Unknown fields are not in the schema, of which the manager speaks.
+	return obj, q.strictness(repeated(data), func(err error) error {
+		return apierrors.NewBadRequest("error strict decoding YAML: " + err.Error())
+	})
 }
 
-// applyError is a conflict as it is, and anything else the client's mistake.
-func applyError(err error) error {
-	if _, ok := err.(apierrors.APIStatus); ok {
-		return err
+func repeated(data []byte) []error {
+	if err := yaml.UnmarshalStrict(data, &map[string]any{}); err != nil {
+		return []error{err}
 	}
-	return apierrors.NewBadRequest(err.Error())
+	return nil
 }
 
 // rowKind is what the field manager must know about a kind: how to make one,

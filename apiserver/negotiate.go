@@ -65,6 +65,9 @@ func formatOf(r *http.Request, textOnly bool) (format, error) {
 		}
 		return f, nil
 	}
+	if strings.Contains(accept, "as=") {
+		return format{}, notAcceptable("only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf", nil)
+	}
 	return format{}, notAcceptable("406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf", &metav1.StatusDetails{})
 }
 
@@ -107,10 +110,14 @@ func notAcceptable(message string, details *metav1.StatusDetails) error {
 	}}
 }
 
-func unsupportedMediaType(media string, supported ...string) error {
+func unsupportedMediaType(supported ...string) error {
+	return unsupported("the body of the request was in an unknown format - accepted media types include: "+strings.Join(supported, ", "), nil)
+}
+
+func unsupported(message string, details *metav1.StatusDetails) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
-		Message: "the body of the request was in an unknown format - accepted media types include: " + strings.Join(supported, ", "),
+		Message: message, Details: details,
 	}}
 }
 

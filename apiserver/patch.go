@@ -10,12 +10,14 @@ import (
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
 
 	"tinykube/apiserver/resources"
 )
@@ -103,18 +105,42 @@ func (q *request) patchInto(old, obj runtime.Object, apply patchFunc, gvk schema
 	if err != nil {
 		return err
 	}
+	refuse := func(err error) error { return q.invalidPatch(changed, err) }
 	_, strict, err := decodeJSON(changed, obj)
 	if err != nil {
-		return apierrors.NewInvalid(gvk.GroupKind(), q.name, field.ErrorList{field.Invalid(field.NewPath("patch"), string(changed), err.Error())})
+		return refuse(q.inPatch(changed, obj, err))
 	}
 	if kind := obj.GetObjectKind().GroupVersionKind(); kind != gvk {
-		return apierrors.NewBadRequest(fmt.Sprintf("the patch changes the kind from %s to %s", describeKind(gvk), describeKind(kind)))
+		return refuse(fmt.Errorf("no kind %q is registered for version %q", kind.Kind, kind.GroupVersion()))
 	}
 	unknown, err := q.coerce(obj)
 	if err != nil {
 		return err
 	}
-	return q.strictness(append(strict, unknown...), gvk)
+	return q.strictness(slices.Concat(q.patching.repeated, strict, unknown), refuse)
+}
+
+// invalidPatch says that a patch makes something that is no object of its kind.
+// Upstream names no kind here, and shows what came out, or a strategic patch.
+func (q *request) invalidPatch(changed []byte, err error) error {
+	shown := q.patching.shown
+	if shown == "" {
+		shown = string(changed)
+	}
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), shown, err.Error())})
+}
+
+// inPatch is what is wrong with the outcome of a strategic patch in the words
+// of upstream's other decoder, of maps.
+func (q *request) inPatch(changed []byte, obj runtime.Object, err error) error {
+	var content map[string]any
+	if q.patching.shown == "" || kjson.UnmarshalCaseSensitivePreserveInts(changed, &content) != nil {
+		return err
+	}
+	if inMap := runtime.DefaultUnstructuredConverter.FromUnstructured(content, obj); inMap != nil {
+		return inMap
+	}
+	return err
 }
 
 // patchFunc reads a patch.
@@ -123,7 +149,7 @@ func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error
 	case types.JSONPatchType:
 		return jsonPatch(data)
 	case types.MergePatchType:
-		if err := checkJSONObject(data); err != nil {
+		if _, err := q.readPatch(data); err != nil {
 			return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
 		}
 		return func(original []byte) ([]byte, error) {
@@ -137,9 +163,11 @@ func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error
 		if q.row.Custom != nil && q.subresource != "scale" {
 			break
 		}
-		if err := checkJSONObject(data); err != nil {
+		patch, err := q.readPatch(data)
+		if err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
+		q.patching.shown = fmt.Sprintf("%+v", patch)
 		var into any = q.row.New()
 		return func(original []byte) ([]byte, error) {
 			out, err := strategicpatch.StrategicMergePatch(original, data, into)
@@ -154,11 +182,10 @@ func (q *request) patchFunc(kind types.PatchType, data []byte) (patchFunc, error
 			return out, nil
 		}, nil
 	}
-	known := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
 	if q.row.Custom == nil {
-		known = slices.Insert(known, 2, string(types.StrategicMergePatchType))
+		return nil, unsupported("415: Unsupported Media Type", &metav1.StatusDetails{})
 	}
-	return nil, unsupportedMediaType(string(kind), known...)
+	return nil, unsupportedMediaType(string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType))
 }
 
 // jsonPatch reads a list of operations.
@@ -187,8 +214,8 @@ func unprocessable(err error) error {
 	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 }
 
-// checkJSONObject refuses a patch that is not an object before it is applied.
-func checkJSONObject(data []byte) error {
-	var object map[string]any
-	return json.Unmarshal(data, &object)
+// readPatch refuses a patch that is not an object before it is applied.
+func (q *request) readPatch(data []byte) (object map[string]any, err error) {
+	q.patching.repeated, err = kjson.UnmarshalStrict(data, &object)
+	return object, err
 }

@@ -46,7 +46,7 @@ func (s *Server) bindPod(q *request) error {
 		errs = append(errs, field.Required(field.NewPath("target", "name"), ""))
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), q.name, errs)
+		return errs.ToAggregate() // which upstream does not turn into an answer of its own
 	}
 	row := s.podsRow()
 	q.row, q.table = row, s.store.Table(row)

@@ -53,6 +53,11 @@ type request struct {
 	// say. Both are for the audit log.
 	decision decision
 	notes    map[string]string
+	// patching is what the refusal of a patch's outcome needs.
+	patching struct {
+		shown    string  // a strategic patch; "" for the others
+		repeated []error // its fields that are there twice
+	}
 	// applying is set while a server-side apply keeps the managed fields.
 	applying bool
 }
@@ -130,13 +135,18 @@ func (s *Server) serve(q *request, start time.Time) (err error) {
 	return handle(s, q)
 }
 
-// fail answers with a Status. What is not a StatusError is our own mistake.
+// fail answers with a Status. What is not a StatusError is nobody's mistake, or
+// ours.
 func (q *request) fail(err error) {
 	if q.w.code != 0 {
 		return // the answer has begun; the connection can only be cut
 	}
-	if err == errTooMany {
+	switch err {
+	case errTooMany:
 		q.sendTooMany()
+		return
+	case errNoGroup:
+		http.NotFound(q.w, q.Request)
 		return
 	}
 	status := statusOf(err)
@@ -165,7 +175,7 @@ func statusOf(err error) metav1.Status {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return errTimeout.ErrStatus
 	}
-	return apierrors.NewInternalError(err).ErrStatus
+	return metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error()}
 }
 
 // recovered turns a panic into an answer and a log line with its place.

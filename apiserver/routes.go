@@ -1,11 +1,14 @@
 package apiserver
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tinykube/apiserver/resources"
 )
 
 // handler answers a request about a resource.
@@ -61,6 +64,9 @@ func (s *Server) route(q *request) (handler, error) {
 	q.row = s.lookUp(q.target)
 	if q.row == nil && q.group != "" && !s.extended() {
 		return nil, errNotExtended
+	}
+	if q.row == nil && !slices.ContainsFunc(s.allRows, func(r *resources.Row) bool { return r.Group == q.group }) {
+		return nil, errNoGroup
 	}
 	if q.row == nil || !q.row.Namespaced && q.namespace != "" && q.resource != "namespaces" {
 		return nil, errNoPath
@@ -131,6 +137,10 @@ var errNoPath = &apierrors.StatusError{ErrStatus: metav1.Status{
 	Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
 	Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{},
 }}
+
+// errNoGroup is errNoPath for groups that are not built in, of which upstream's
+// last server in the chain knows nothing to say.
+var errNoGroup = errors.New("404 page not found")
 
 // errNoMethod is what a path answers to a method that it does not have.
 var errNoMethod = &apierrors.StatusError{ErrStatus: metav1.Status{

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,7 +51,16 @@ func (q *request) sendScale(item *storage.Item) error {
 	if err != nil {
 		return err
 	}
-	return q.sendObject(http.StatusOK, scaleOf(q.row, obj), scaleKind)
+	scale := scaleOf(q.row, obj)
+	if q.format.as != "Table" {
+		return q.sendObject(http.StatusOK, scale, scaleKind)
+	}
+	options := tableOptions{version: q.format.version, includeObject: q.includeObject()}
+	body, err := q.format.text(tableFor(resources.ScaleRow, []resources.Object{scale}, metav1.ListMeta{ResourceVersion: scale.ResourceVersion}, options, time.Now()))
+	if err != nil {
+		return err
+	}
+	return q.send(http.StatusOK, q.format.contentType(), body)
 }
 
 func (s *Server) updateScale(q *request) error {
@@ -75,20 +85,14 @@ func (s *Server) patchScale(q *request, apply patchFunc) error {
 	})
 }
 
-// scaleRow is the kind of the window itself, for the field managers.
-var scaleRow = &resources.Row{
-	Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind,
-	New: func() resources.Object { return &autoscalingv1.Scale{} },
-}
-
 // applyScale answers an apply to the window: whoever owns the replicas out
 // there owns spec.replicas in here, and the other way round.
 func (s *Server) applyScale(q *request, data []byte) error {
-	patch, err := q.appliedObject(data, scaleRow)
+	patch, err := q.appliedObject(data, resources.ScaleRow)
 	if err != nil {
 		return err
 	}
-	m, err := s.fields.managerOf(scaleRow, q.subresource, nil)
+	m, err := s.fields.managerOf(resources.ScaleRow, q.subresource, nil)
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
@@ -103,7 +107,7 @@ func (s *Server) applyScale(q *request, data []byte) error {
 		}
 		merged, err := m.Apply(live, patch.DeepCopy(), q.options.fieldManager, q.options.force)
 		if err != nil {
-			return nil, applyError(err)
+			return nil, err
 		}
 		scale := merged.(*autoscalingv1.Scale)
 		if owners, err = outside.ToParent(scale.ManagedFields); err != nil {

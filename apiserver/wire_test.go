@@ -339,6 +339,9 @@ func comparable(key string, value any, show string) any {
 		for i := range value {
 			value[i] = comparable(key, value[i], show)
 		}
+		if key == "managedFields" { // upstream's order is that of seconds
+			slices.SortFunc(value, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+		}
 		if key == "columnDefinitions" {
 			for i := range value { // their descriptions are upstream's own words
 				column := value[i].(map[string]any)

@@ -138,7 +138,7 @@ func (q *request) newMetadata(obj resources.Object) error {
 		obj.SetName(q.name)
 	}
 	if obj.GetResourceVersion() != "" {
-		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+		return errors.New("resourceVersion should not be set on objects to be created")
 	}
 	if obj.GetName() == "" && obj.GetGenerateName() != "" {
 		obj.SetName(generateName(obj.GetGenerateName()))

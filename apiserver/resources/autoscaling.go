@@ -2,6 +2,7 @@ package resources
 
 import (
 	"encoding/json"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -34,6 +35,14 @@ func autoscalingRows() []*Row {
 		}, nil)
 	return append(group("autoscaling", "v2", v2), group("autoscaling", "v1", v1)...)
 }
+
+// ScaleRow is the kind of the window onto how many replicas others have; it has
+// no path of its own.
+var ScaleRow = (&Row{
+	Group: "autoscaling", Version: "v1", Kind: "Scale", New: func() Object { return &autoscalingv1.Scale{} },
+}).prints("Name |Desired:integer|Available:integer|Age", cells(func(s *autoscalingv1.Scale, now time.Time) []any {
+	return []any{s.Name, int64(s.Spec.Replicas), int64(s.Status.Replicas), age(s, now)}
+}))
 
 // What v1 has no field for travels in annotations, so that a read-modify-write
 // by an old client loses nothing.

@@ -46,8 +46,11 @@ func columns(spec string) []metav1.TableColumnDefinition {
 		if wide {
 			column.Priority = 1
 		}
-		if name == "Name" || name == "Attacher" { // the second is upstream's slip
+		switch name {
+		case "Name", "Attacher": // the second is upstream's slip
 			column.Format = "name"
+		case "Name ": // and the other way round
+			column.Name = "Name"
 		}
 		out = append(out, column)
 	}

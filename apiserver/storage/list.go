@@ -63,7 +63,10 @@ func (t *Table) List(ctx context.Context, o ListOptions) (*Page, error) {
 	if o.ResourceVersion == "0" && o.Continue == "" {
 		o.Limit = 0 // what is cached is served whole
 	}
+	asked, err := parseVersion(o.ResourceVersion)
 	switch {
+	case err != nil:
+		return nil, apierrors.NewBadRequest("invalid resource version: " + err.Error())
 	case o.Continue != "" && o.ResourceVersion != "" && o.ResourceVersion != "0":
 		return nil, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 	case o.Continue != "":
@@ -72,9 +75,7 @@ func (t *Table) List(ctx context.Context, o ListOptions) (*Page, error) {
 		}
 	case o.ResourceVersionMatch == metav1.ResourceVersionMatchExact,
 		o.ResourceVersionMatch == "" && o.Limit > 0 && o.ResourceVersion != "" && o.ResourceVersion != "0":
-		if revision, err = parseVersion(o.ResourceVersion); err != nil {
-			return nil, err
-		}
+		revision = asked
 	}
 	version := o.ResourceVersion
 	if revision > 0 {
@@ -298,7 +299,7 @@ func parseVersion(version string) (int64, error) {
 	}
 	revision, err := strconv.ParseInt(version, 10, 64)
 	if err != nil || revision < 0 {
-		return 0, apierrors.NewBadRequest("invalid resource version: resourceVersion: Invalid value: " + strconv.Quote(version) + ": strconv.ParseUint: parsing " + strconv.Quote(version) + ": invalid syntax")
+		return 0, fmt.Errorf("resourceVersion: Invalid value: %q: strconv.ParseUint: parsing %q: invalid syntax", version, version)
 	}
 	return revision, nil
 }
