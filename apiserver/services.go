@@ -153,10 +153,9 @@ func (a *allocator) take(ctx context.Context, table *storage.Table, ip string, s
 		})
 	}
 	address, err := netip.ParseAddr(ip)
-	ranges := a.ranges()
 	within := func(r netip.Prefix) bool { return r.Contains(address) && address != r.Addr() }
-	if err != nil || !slices.ContainsFunc(ranges, within) {
-		return nil, refuse("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, rangesText(ranges))
+	if err != nil || !slices.ContainsFunc(a.ranges(), within) {
+		return nil, refuse("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, a.cidr)
 	}
 	item, err := table.Get(ctx, ip, "")
 	if apierrors.IsNotFound(err) {

@@ -6,7 +6,6 @@ import (
 	"math/big"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -157,12 +156,4 @@ func (a *allocator) ranges() []netip.Prefix {
 		}
 	}
 	return out
-}
-
-func rangesText(ranges []netip.Prefix) string {
-	list := make([]string, len(ranges))
-	for i, r := range ranges {
-		list[i] = r.String()
-	}
-	return strings.Join(list, ",")
 }
