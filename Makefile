@@ -137,7 +137,8 @@ test: lint build e2e labs ## all that must be true of every commit: vet, staticc
 	$(GO) test -C payload/tools ./...
 	$(GO) test -C test ./informers/...
 
-test-all: test fuzz e2e-containerd ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime
+SWAP_PROGRAMS := $(strip $(KUBE_SCHEDULER) $(KUBECTL) $(KUBE_APISERVER))
+test-all: test fuzz e2e-containerd $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, smoke-swap if a program is given
 	$(GO) test -tags mutants -timeout 20m ./labs/grade
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
 	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
@@ -172,9 +173,16 @@ e2e-containerd: build ## the same with the CRI plugin of containerd in the place
 bench: build ## figures of this machine, in one run
 	@scripts/bench.sh
 
-smoke-swap: swap-programs build ## the real kube-scheduler and kubectl in our cluster: KUBE_SCHEDULER=path KUBECTL=path
-	KUBE_SCHEDULER=$(abspath $(KUBE_SCHEDULER)) KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./swap/...
-	KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./e2e -run '^TestKubectl$$/^installed$$'
-.PHONY: swap-programs
+# Each program that is given has its tests.
+SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces)
+smoke-swap: swap-programs build ## real programs in the place of ours, those that are given: KUBE_SCHEDULER=path KUBECTL=path KUBE_APISERVER=path
+	KUBE_SCHEDULER=$(abspath $(KUBE_SCHEDULER)) KUBECTL=$(abspath $(KUBECTL)) KUBE_APISERVER=$(abspath $(KUBE_APISERVER)) \
+		$(GO) test -C test -count=1 -v -timeout 15m ./swap/... -run '^Test($(subst $() ,|,$(strip $(SWAP_TESTS))))'
+	$(if $(KUBECTL),KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./e2e -run '^TestKubectl$$/^installed$$')
+.PHONY: swap-programs no-swap
+SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBECTL=path] [KUBE_APISERVER=path] (programs of Kubernetes v1.36, one of them at least)
 swap-programs:
-	@test -x "$(KUBE_SCHEDULER)" -a -x "$(KUBECTL)" || { echo "usage: make smoke-swap KUBE_SCHEDULER=path KUBECTL=path (programs of Kubernetes v1.36)" >&2; exit 1; }
+	@test -n "$(SWAP_PROGRAMS)" || { echo "usage: $(SWAP_USAGE)" >&2; exit 1; }
+	@for program in $(SWAP_PROGRAMS); do test -x "$$program" || { echo "$$program is not a program" >&2; exit 1; }; done
+no-swap:
+	@echo "left out, since no program is given: $(SWAP_USAGE)"

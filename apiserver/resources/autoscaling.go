@@ -46,11 +46,9 @@ var ScaleRow = (&Row{
 
 // What v1 has no field for travels in annotations, so that a read-modify-write
 // by an old client loses nothing.
-//
-// Simplified: upstream writes these values in v1's own metric types; ours are
-// v2's, so an old client can carry but not read them.
 const (
 	metricsAnnotation    = "autoscaling.alpha.kubernetes.io/metrics"
+	statusesAnnotation   = "autoscaling.alpha.kubernetes.io/current-metrics"
 	behaviorAnnotation   = "autoscaling.alpha.kubernetes.io/behavior"
 	conditionsAnnotation = "autoscaling.alpha.kubernetes.io/conditions"
 )
@@ -76,13 +74,13 @@ func autoscalerView(s *autoscalingv2.HorizontalPodAutoscaler) *autoscalingv1.Hor
 		CurrentReplicas:    s.Status.CurrentReplicas,
 		DesiredReplicas:    s.Status.DesiredReplicas,
 	}
-	var others []autoscalingv2.MetricSpec
-	for _, m := range s.Spec.Metrics {
-		if isCPUTarget(m) && v.Spec.TargetCPUUtilizationPercentage == nil {
+	var others []autoscalingv1.MetricSpec
+	for i, m := range s.Spec.Metrics {
+		if !isCPUTarget(m) {
+			others = append(others, metricToV1(&s.Spec.Metrics[i]))
+		} else if v.Spec.TargetCPUUtilizationPercentage == nil {
 			v.Spec.TargetCPUUtilizationPercentage = m.Resource.Target.AverageUtilization
-			continue
 		}
-		others = append(others, m)
 	}
 	for _, m := range s.Status.CurrentMetrics {
 		if m.Resource != nil && m.Resource.Name == corev1.ResourceCPU {
@@ -90,7 +88,8 @@ func autoscalerView(s *autoscalingv2.HorizontalPodAutoscaler) *autoscalingv1.Hor
 		}
 	}
 	packAnnotation(v, metricsAnnotation, others, len(others) > 0)
-	packAnnotation(v, behaviorAnnotation, s.Spec.Behavior, s.Spec.Behavior != nil)
+	packAnnotation(v, statusesAnnotation, each(s.Status.CurrentMetrics, metricStatusToV1), len(s.Status.CurrentMetrics) > 0)
+	packAnnotation(v, behaviorAnnotation, mapped(s.Spec.Behavior, behaviorToV1), s.Spec.Behavior != nil)
 	packAnnotation(v, conditionsAnnotation, s.Status.Conditions, len(s.Status.Conditions) > 0)
 	return v
 }
@@ -101,8 +100,12 @@ func autoscalerStored(v *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.H
 	s.SetGroupVersionKind(autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"))
 	s.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference(v.Spec.ScaleTargetRef)
 	s.Spec.MinReplicas, s.Spec.MaxReplicas = v.Spec.MinReplicas, v.Spec.MaxReplicas
-	unpackAnnotation(s, metricsAnnotation, &s.Spec.Metrics)
-	unpackAnnotation(s, behaviorAnnotation, &s.Spec.Behavior)
+	var others []autoscalingv1.MetricSpec
+	var statuses []autoscalingv1.MetricStatus
+	unpackAnnotation(s, metricsAnnotation, &others)
+	unpackAnnotation(s, statusesAnnotation, &statuses)
+	unpackAnnotation(s, behaviorAnnotation, &s.Spec.Behavior) // names of fields match in any case
+	s.Spec.Metrics = each(others, metricFromV1)
 	unpackAnnotation(s, conditionsAnnotation, &s.Status.Conditions)
 	if target := v.Spec.TargetCPUUtilizationPercentage; target != nil {
 		s.Spec.Metrics = append(s.Spec.Metrics, autoscalingv2.MetricSpec{
@@ -116,7 +119,9 @@ func autoscalerStored(v *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.H
 	s.Status.ObservedGeneration, s.Status.LastScaleTime = v.Status.ObservedGeneration, v.Status.LastScaleTime
 	s.Status.CurrentReplicas, s.Status.DesiredReplicas = v.Status.CurrentReplicas, v.Status.DesiredReplicas
 	defaults.Apply(s) // v1 leaves the default metric to the conversion
-	if current := v.Status.CurrentCPUUtilizationPercentage; current != nil {
+	if current := v.Status.CurrentCPUUtilizationPercentage; len(statuses) > 0 {
+		s.Status.CurrentMetrics = each(statuses, metricStatusFromV1) // it knows more
+	} else if current != nil {
 		s.Status.CurrentMetrics = []autoscalingv2.MetricStatus{{
 			Type: autoscalingv2.ResourceMetricSourceType,
 			Resource: &autoscalingv2.ResourceMetricStatus{

@@ -52,10 +52,14 @@ func newItem(row *resources.Row, key string, value []byte, revision int64) (*Ite
 		return item, nil
 	}
 	// Protobuf, JSON in another order of fields or of another version, or an
-	// object whose schema may have changed since: the long way round.
+	// object whose schema may have changed since: the long way round. It may be
+	// another server's, which fills defaults in when it reads.
 	obj, err := decodeStored(row, value)
 	if err != nil {
 		return nil, err
+	}
+	if row.Custom == nil && row.Strategy.Default != nil {
+		row.Strategy.Default(obj)
 	}
 	obj.SetResourceVersion("")
 	canonical, err := EncodeJSON(obj, row.GVK())

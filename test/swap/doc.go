@@ -1,7 +1,9 @@
 // Package swap puts real Kubernetes programs in the place of ours and watches
 // what happens: a real kube-scheduler against our API server, decided against
-// our own plugins pod by pod; a real kubectl through its verbs.
+// our own plugins pod by pod; a real kubectl through its verbs; a real
+// kube-apiserver over what ours stored, and ours over what that one stored.
 //
-// The programs are given by path, in $KUBE_SCHEDULER and $KUBECTL, by
-// `make smoke-swap`; without them the tests fail and say what is missing.
+// The programs are given by path, in $KUBE_SCHEDULER, $KUBECTL and
+// $KUBE_APISERVER, by `make smoke-swap`, which runs the tests of those that are
+// given; a test whose program is not given fails and says what is missing.
 package swap
