@@ -59,7 +59,7 @@ func (p *programs) leave(context.Context) error {
 
 // away is leave as a command.
 func (p *programs) away() []string {
-	line := "kill"
+	line := "kill -KILL" // as leave does: nobody writes while the folder goes
 	for _, command := range slices.Backward(p.commands) {
 		line += " " + strconv.Itoa(command.Process.Pid)
 	}
