@@ -61,6 +61,7 @@ type tokenClaims struct {
 		Secret         *claimRef `json:"secret,omitempty"`
 		Node           *claimRef `json:"node,omitempty"`
 	} `json:"kubernetes.io"`
+	legacyClaims
 }
 
 type claimRef struct {
@@ -197,7 +198,9 @@ func (t *tokenSigner) parse(token string, audiences []string) (*tokenClaims, []s
 	if !slices.ContainsFunc(t.candidates(parsed), func(key crypto.PublicKey) bool { return parsed.Claims(key, claims) == nil }) {
 		return nil, nil, errUnauthorized
 	}
-	if !slices.Contains(t.issuers, claims.Issuer) {
+	if claims.Issuer == legacyIssuer {
+		t.readLegacy(claims, token)
+	} else if !slices.Contains(t.issuers, claims.Issuer) {
 		return nil, nil, errUnauthorized
 	}
 	if err := claims.ValidateWithLeeway(jwt.Expected{Time: time.Now()}, clockSkew); err != nil {
@@ -293,7 +296,10 @@ func (s *Server) boundUser(claims *tokenClaims) (*user, error) {
 		return nil, errUnauthorized
 	}
 	u := serviceAccountUser(k.Namespace, k.ServiceAccount.Name, k.ServiceAccount.UID)
-	u.extra = map[string][]string{"authentication.kubernetes.io/credential-id": {"JTI=" + claims.ID}}
+	u.extra = map[string][]string{}
+	if claims.ID != "" {
+		u.extra["authentication.kubernetes.io/credential-id"] = []string{"JTI=" + claims.ID}
+	}
 	if k.Pod != nil {
 		pod, ok := cached[*corev1.Pod](s, "", "pods", storage.Key(k.Namespace, k.Pod.Name))
 		if !ok || string(pod.UID) != k.Pod.UID || overdue(pod) {
@@ -313,7 +319,7 @@ func (s *Server) boundUser(claims *tokenClaims) (*user, error) {
 	}
 	if k.Secret != nil {
 		secret, ok := cached[*corev1.Secret](s, "", "secrets", storage.Key(k.Namespace, k.Secret.Name))
-		if !ok || string(secret.UID) != k.Secret.UID || overdue(secret) {
+		if !ok || !claims.inSecret(secret) || overdue(secret) {
 			return nil, errUnauthorized
 		}
 	}

@@ -138,7 +138,7 @@ func (c *cluster) playPods(ctx context.Context, round int) {
 		case pod.Spec.NodeName == "":
 			for try := range names {
 				name := names[(round+i+try)%len(names)]
-				if terms := pod.Spec.Affinity; terms != nil {
+				if terms := pod.Spec.Affinity; terms != nil && terms.NodeAffinity != nil {
 					name = terms.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values[0]
 				}
 				if node, err := client.For(c.client, client.Nodes).Get(ctx, "", name); err == nil && len(node.Spec.Taints) == 0 && ready(node) == corev1.ConditionTrue {

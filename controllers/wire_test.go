@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,7 +28,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"tinykube/client"
+	"tinykube/controllers/certificates"
 	"tinykube/controllers/nodeipam"
+	"tinykube/controllers/serviceaccounttoken"
 	"tinykube/internal/testenv"
 )
 
@@ -62,6 +66,10 @@ func realCluster(t *testing.T) (*cluster, *testenv.Env) {
 	cfg.API = managerIdentity(t, env)
 	cfg.RootCA, cfg.AllocateNodeCIDRs = "a certificate", true
 	cfg.NodeIPAM = nodeipam.Config{Ranges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.244.0.0/16"), NodeBits: 24}}}
+	pki := filepath.Join(env.Dir, "pki")
+	cfg.TokenSigner = must(serviceaccounttoken.NewSigner(must(os.ReadFile(filepath.Join(pki, "sa.key")))))
+	cfg.Signing = certificates.SigningConfig{Duration: time.Hour, CAs: map[string]certificates.CA{
+		certificatesv1.KubeAPIServerClientKubeletSignerName: {CertFile: filepath.Join(pki, "ca.crt"), KeyFile: filepath.Join(pki, "ca.key")}}}
 	c := &cluster{t: t, cfg: cfg, tick: 50 * time.Millisecond, client: must(client.New(env.Config))}
 	c.addNodes("node-0", "node-1", "node-2")
 	c.start()
@@ -169,6 +177,11 @@ func TestOnTheWire(t *testing.T) {
 	part("garbage", testGarbage)
 	part("namespace", testNamespace)
 	part("furniture", testFurniture)
+	part("jobs", testJobs)
+	part("stateful set", testStatefulSet)
+	part("quota", testQuota)
+	part("certificates and tokens", func(t *testing.T, c *cluster) { testTokens(t, c, env) })
+	part("manifests", testManifests)
 	part("server restarts in a rollout", func(t *testing.T, c *cluster) { testServerRestart(t, c, env) })
 	c.atRest()
 }
