@@ -114,7 +114,7 @@ func onCluster(ctx context.Context, r *run) (*site, error) {
 		return r.self(ctx, []string{"KUBECONFIG=" + kubeconfig, "KUBECACHEDIR=" + filepath.Join(r.scratch, "cache")}, append([]string{"kubectl"}, args...)...)
 	}
 	if err := kubectl(ctx, "create", "namespace", namespace); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w\nif this lab was kept, or killed: tinykube kubectl delete namespace %s", err, namespace)
 	}
 	away := func() []string {
 		if r.lab.Alone || slices.Contains(r.brought, dir) {

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -119,27 +118,6 @@ func (r *run) enterSite(ctx context.Context) (err error) {
 	}
 	r.site, err = places[r.lab.Needs](ctx, r)
 	return err
-}
-
-// leaveSite closes the terminals and takes away what the lab had. What should
-// be gone by then and is not is the lab's fault.
-func (r *run) leaveSite(ctx context.Context) error {
-	ctx = context.WithoutCancel(ctx)
-	var problems []error
-	for _, t := range r.terminals {
-		t.close()
-	}
-	if r.Keep && r.site != nil {
-		return r.keep()
-	}
-	for pid, command := range survivors(r.mark) {
-		problems = append(problems, fmt.Errorf("%s left a process behind: %s", r.lab.Path, command))
-		syscall.Kill(pid, syscall.SIGKILL)
-	}
-	if r.site != nil {
-		problems = append(problems, r.site.leave(ctx))
-	}
-	return errors.Join(append(problems, os.RemoveAll(r.scratch))...)
 }
 
 // environment is what a terminal of the lab starts with.
@@ -279,11 +257,15 @@ func (r *run) expect(ctx context.Context, t *terminal, block *Block, turn *Turn,
 const stillRuns = -2
 
 func (r *run) mismatch(block *Block, turn *Turn, command, output string, code int, missing *Line) error {
-	m := &Mismatch{Place: fmt.Sprintf("%s:%d", r.lab.Path, turn.Line), Command: command, Expected: turn.Expected, Got: output}
-	unprinted := ""
+	m := &Mismatch{Place: fmt.Sprintf("%s:%d", r.lab.Path, turn.Line), Command: command, Got: output}
+	for _, line := range turn.Expected {
+		m.Expected = append(m.Expected, Line{line.Number, r.values.fill(line.Text)})
+	}
+	unprinted, absent := "", ""
 	if missing != nil {
 		m.Place = fmt.Sprintf("%s:%d", r.lab.Path, missing.Number)
-		unprinted = ", and it did not print: " + strings.TrimSpace(missing.Text)
+		absent = strings.TrimSpace(r.values.fill(missing.Text))
+		unprinted = ", and it did not print: " + absent
 	}
 	switch {
 	case code == stillRuns && block.Within > 0:
@@ -295,7 +277,7 @@ func (r *run) mismatch(block *Block, turn *Turn, command, output string, code in
 	case !block.Fails && code != 0:
 		m.Reason = fmt.Sprintf("the command failed with exit code %d%s", code, unprinted)
 	case missing != nil:
-		m.Reason = fmt.Sprintf("the command of line %d did not print: %s", turn.Line, strings.TrimSpace(missing.Text))
+		m.Reason = fmt.Sprintf("the command of line %d did not print: %s", turn.Line, absent)
 	default:
 		m.Reason = "more was printed than this"
 	}

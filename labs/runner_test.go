@@ -77,7 +77,7 @@ func TestLabsThatDoNotHold(t *testing.T) {
 		"wrong silence":        {console("", "$ true\na\n"), "did not print: a"},
 		"failed silently":      {console("", "$ (exit 3)\n"), "the command failed with exit code 3"},
 		"should have failed":   {console(" fails", "$ echo fine\nfine\n"), "the command should have failed"},
-		"another value":        {console("", "$ echo 1\n<<x>>\n$ echo 2\n<<x>>\n"), "did not print: <<x>>"},
+		"another value":        {console("", "$ echo 1\n<<x>>\n$ echo 2\n<<x>>\n"), "README.md:10: the command of line 9 did not print: 1"},
 		"never":                {console(" within=300ms", "$ echo no\nyes\n"), "not within 300ms"},
 		"not in the other":     {console(" terminal=2 within=200ms", "$ echo a\nb\n"), "not within 200ms"},
 		"nobody prints":        {console(" terminal=2", "$ echo a\na\n") + console(" terminal=2", "x\n"), "README.md:11: "},

@@ -186,6 +186,9 @@ func build(ctx context.Context, dir, bin string, programs []string) error {
 		args = append(args, "./cmd/"+program)
 	}
 	command := exec.CommandContext(ctx, "go", args...)
+	if command.Err != nil {
+		return fmt.Errorf("what you wrote must be compiled: %w", command.Err)
+	}
 	command.Dir = dir
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
 	if out, err := command.CombinedOutput(); err != nil {
