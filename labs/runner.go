@@ -328,10 +328,15 @@ func (r *run) await(block *Block, turn *Turn, command string) error {
 // show tells how far the lab is; a reader sees what was really printed.
 func (r *run) show(block *Block, turn *Turn, command, output string, took time.Duration) {
 	if r.enter != nil {
-		if command == "" {
+		if command == "" && output != "" {
 			fmt.Fprintf(r.Out, "\nMeanwhile in the terminal %q:\n\n", block.Terminal)
 		}
-		fmt.Fprint(r.Out, output)
+		if fmt.Fprint(r.Out, output); output != "" && !strings.HasSuffix(output, "\n") {
+			fmt.Fprintln(r.Out)
+		}
+		if turn.Interrupt {
+			fmt.Fprintf(r.Out, "\n^C in the terminal %q.\n", block.Terminal)
+		}
 		return
 	}
 	first, more, _ := strings.Cut(command, "\n")

@@ -213,7 +213,7 @@ func TestStepByStep(t *testing.T) {
 	t.Parallel()
 	lab, err := Parse("labs/99-test/README.md", "---\nneeds: nothing\nseconds: 1\n---\n# T\nLook:\n"+
 		console("", "$ echo 4$((1+1))\n<<n>>\n")+"It was <<n>>.\n"+
-		console(" terminal=second", "$ echo first; sleep 0.1; echo then\nfirst\n")+console(" terminal=second", "then\n")+
+		console(" terminal=second", "$ echo first; sleep 0.1; echo then\nfirst\n")+console(" terminal=second", "then\n^C\n")+
 		console("", "$ echo never\nnever\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -223,7 +223,7 @@ func TestStepByStep(t *testing.T) {
 	if _, err := r.Run(t.Context(), lab); !errors.Is(err, ErrQuit) {
 		t.Errorf("error %v, want %v", err, ErrQuit)
 	}
-	for _, part := range []string{"Look:", "$ echo 4$((1+1))\n", "42\n", "It was 42.", "$ echo first; sleep 0.1; echo then (in a terminal of its own: second)", "Meanwhile in the terminal \"second\":\n\nthen\n", "$ echo never"} {
+	for _, part := range []string{"Look:", "$ echo 4$((1+1))\n", "42\n", "It was 42.", "$ echo first; sleep 0.1; echo then (in a terminal of its own: second)", "Meanwhile in the terminal \"second\":\n\nthen\n\n^C in the terminal \"second\".\n", "$ echo never"} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("%q is not in\n%s", part, out.String())
 		}
