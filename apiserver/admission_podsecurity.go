@@ -70,10 +70,7 @@ func admitPodSecurity(a *admission) error {
 
 // annotate tells the audit log something under this plugin's name.
 func (a *admission) annotate(key, value string) {
-	if a.notes == nil {
-		a.notes = map[string]string{}
-	}
-	a.notes[podsecurity.LabelPrefix+key] = value
+	a.audit.annotate(podsecurity.LabelPrefix+key, value)
 }
 
 // concernsSecurity reports whether a write may change what a pod asks for.

@@ -48,6 +48,10 @@ func (a *answer) Write(data []byte) (int, error) {
 // Unwrap lets http.ResponseController reach Flush, Hijack and deadlines.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
+// notCached is every answer's Cache-Control that has none of its own. The
+// values are shared: nobody changes a header's values in place.
+var notCached = []string{"no-cache, private"}
+
 // identify gives a request its ID, by which the audit log and the client can
 // speak of it. A client may bring one.
 func (q *request) identify() {

@@ -126,8 +126,8 @@ type auditRecord struct {
 
 const maxAuditedUserAgent = 1024
 
-// audited begins a request's record. Its user is nil if authentication failed,
-// of which only the answer is written down.
+// audited begins a request's record. Its user is nil if it did not get as far
+// as that; then only the answer is written down.
 func (a *auditor) audited(q *request, received time.Time) *auditRecord {
 	if a == nil {
 		return nil
@@ -154,30 +154,11 @@ func (a *auditor) audited(q *request, received time.Time) *auditRecord {
 		}
 	}
 	if r.refused {
-		e.ResponseStatus = &metav1.Status{Message: attempted(q.Request)}
 		return r
 	}
 	e.User = userInfo(q.user)
 	r.write(stageReceived)
 	return r
-}
-
-// attempted says what somebody tried who did not get in.
-func attempted(r *http.Request) string {
-	var ways []string
-	if _, _, ok := r.BasicAuth(); ok {
-		ways = append(ways, "basic")
-	}
-	if scheme, _, ok := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " "); ok && strings.EqualFold(scheme, "bearer") {
-		ways = append(ways, "bearer")
-	}
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		ways = append(ways, "x509")
-	}
-	if len(ways) == 0 {
-		return "Authentication failed, no credentials provided"
-	}
-	return "Authentication failed, attempted: " + strings.Join(ways, ", ")
 }
 
 // sourceIPs lists where a request says that it came from, and at the end where
@@ -336,7 +317,7 @@ func dropManagedFields(object map[string]any) {
 
 // failed notes the Status of an error, or another Status that is the answer.
 func (r *auditRecord) failed(status *metav1.Status) {
-	if r == nil || r.refused {
+	if r == nil {
 		return
 	}
 	copied := *status

@@ -32,7 +32,10 @@ import (
 // A proof that fails is 401, never "anonymous": who shows a bad passport is
 // not let in as a tourist.
 
-var errUnauthorized = apierrors.NewUnauthorized("Unauthorized")
+var (
+	errUnauthorized = apierrors.NewUnauthorized("Unauthorized")
+	errNoProof      = apierrors.NewUnauthorized("Unauthorized") // nor a bad one
+)
 
 // authenticator finds out who sent a request.
 type authenticator struct {
@@ -102,10 +105,13 @@ func (s *Server) authenticate(r *http.Request) (*user, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
 		refused := a.clientCAs != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0
-		if s.cfg.AnonymousAuth && !refused {
+		switch {
+		case refused:
+			return nil, errUnauthorized
+		case s.cfg.AnonymousAuth:
 			return anonymous, nil
 		}
-		return nil, errUnauthorized
+		return nil, errNoProof
 	}
 	scheme, token, _ := strings.Cut(header, " ")
 	token = strings.TrimSpace(token)
@@ -167,9 +173,11 @@ func (a *authenticator) certificate(r *http.Request) (*user, bool) {
 			c.expires, c.user = leaf.NotAfter, certificateUser(leaf)
 		}
 	}
-	if c.user == nil || c.user.name == "" || time.Now().After(c.expires) {
+	left := time.Until(c.expires)
+	if c.user == nil || c.user.name == "" || left <= 0 {
 		return nil, false
 	}
+	a.server.metrics.rights.certificates.Observe(left.Seconds())
 	return c.user, true
 }
 

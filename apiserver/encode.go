@@ -233,7 +233,6 @@ func (q *request) send(code int, contentType string, body []byte) error {
 	q.audit.answered(q, contentType, body)
 	header := q.w.Header()
 	header.Set("Content-Type", contentType)
-	header.Set("Cache-Control", "no-cache, private")
 	newline := contentType == storage.JSONMediaType && !bytes.HasSuffix(body, []byte("\n"))
 	if len(body) > gzipAbove && acceptsGzip(q.Request) {
 		header.Set("Content-Encoding", "gzip")

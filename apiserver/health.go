@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -30,12 +31,32 @@ type check struct {
 	run  func(ctx context.Context) error
 }
 
-// seededHooks are upstream's names of what housekeeping has done once it has
-// seeded the cluster.
-var seededHooks = []string{
-	"start-system-namespaces-controller", "bootstrap-controller", "start-kubernetes-service-cidr-controller",
-	"priority-and-fairness-config-producer", "rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes",
+// Upstream's names of what goes on after the start, in its order, and what of
+// ours has then been done: the caches are filled, the custom resources are
+// served, the cluster's first objects are there.
+var hooks = []struct {
+	name string
+	done func(*Server) <-chan struct{}
+}{
+	{"generic-apiserver-start-informers", filled},
+	{"priority-and-fairness-config-consumer", filled},
+	{"start-apiextensions-informers", extended},
+	{"start-apiextensions-controllers", extended},
+	{"crd-informer-synced", extended},
+	{"start-system-namespaces-controller", seeded},
+	{"start-cluster-authentication-info-controller", seeded},
+	{"storage-readiness", filled},
+	{"start-service-ip-repair-controllers", seeded},
+	{"rbac/bootstrap-roles", seeded},
+	{"scheduling/bootstrap-system-priority-classes", seeded},
+	{"priority-and-fairness-config-producer", seeded},
+	{"bootstrap-controller", seeded},
+	{"start-kubernetes-service-cidr-controller", seeded},
 }
+
+func filled(s *Server) <-chan struct{}   { return s.store.Ready() }
+func extended(s *Server) <-chan struct{} { return s.extensions }
+func seeded(s *Server) <-chan struct{}   { return s.ready }
 
 // checks are those of /livez, and with ready those of /readyz as well.
 func (s *Server) checks(ready bool) []check {
@@ -53,13 +74,8 @@ func (s *Server) checks(ready bool) []check {
 			return s.closed(s.store.Ready(), "the watch caches have not been filled yet")
 		}})
 	}
-	for _, hook := range seededHooks {
-		list = append(list, check{"poststarthook/" + hook, func(context.Context) error {
-			if !s.seeded.Load() {
-				return errors.New("not finished")
-			}
-			return nil
-		}})
+	for _, hook := range hooks {
+		list = append(list, check{"poststarthook/" + hook.name, func(context.Context) error { return s.closed(hook.done(s), "not finished") }})
 	}
 	if !ready {
 		return list
@@ -105,8 +121,23 @@ func (s *Server) servePlain(mux *http.ServeMux) {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.Write(marshal(map[string][]string{"paths": {issuerPath, "/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", keysPath, "/readyz", "/version"}}))
+		body, _ := json.MarshalIndent(map[string][]string{"paths": s.known()}, "", "  ")
+		w.Write(body)
 	})
+}
+
+// known are the paths that GET / lists.
+func (s *Server) known() []string {
+	paths := []string{issuerPath, "/api", "/apis", "/metrics", "/openapi/v2", "/openapi/v3", keysPath, "/version"}
+	paths = slices.AppendSeq(paths, maps.Keys(s.served.Load().discovery.legacy))
+	for _, path := range []string{"/livez", "/healthz", "/readyz"} {
+		paths = append(paths, path)
+		for _, one := range s.checks(path == "/readyz") {
+			paths = append(paths, path+"/"+one.name)
+		}
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
 }
 
 // serveHealth runs the checks and prints them as upstream does.
@@ -137,7 +168,6 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path string
 		slices.Sort(excluded)
 		fmt.Fprintf(&out, "warn: some health checks cannot be excluded: no matches for %s\n", strings.Join(slices.Compact(excluded), ","))
 	}
-	w.Header().Set("Cache-Control", "no-cache, private")
 	if failed > 0 {
 		http.Error(w, out.String()+path+" check failed", http.StatusInternalServerError)
 		return

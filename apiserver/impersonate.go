@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -27,7 +28,8 @@ func (s *Server) impersonate(q *request) (*user, error) {
 	name := q.Header.Get(impersonateUser)
 	if name == "" {
 		if q.Header.Get(impersonateGroup) != "" || q.Header.Get(impersonateUID) != "" || len(extra) > 0 {
-			return nil, errImpersonateNobody
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("requested &user.DefaultInfo{Name:%q, UID:%q, Groups:%#v, Extra:%#v} without impersonating a user name",
+				"", q.Header.Get(impersonateUID), q.Header.Values(impersonateGroup), extra))
 		}
 		return q.user, nil
 	}
@@ -39,8 +41,6 @@ func (s *Server) impersonate(q *request) (*user, error) {
 	}
 	return other.completed(), nil
 }
-
-var errImpersonateNobody = apierrors.NewBadRequest("requested impersonation without impersonating a user")
 
 // impersonatedParts are the permissions that it takes to be that user.
 func impersonatedParts(other *user) []target {

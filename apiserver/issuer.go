@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -74,7 +75,7 @@ func (s *Server) keysURI() string {
 	}
 	host := s.cfg.ExternalHostname
 	if host == "" {
-		host = net.JoinHostPort(s.advertised(), strconv.Itoa(s.port()))
+		host = net.JoinHostPort(cmp.Or(s.advertised(), s.cfg.BindAddress), strconv.Itoa(s.port()))
 	}
 	return (&url.URL{Scheme: "https", Host: host, Path: keysPath}).String()
 }

@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -175,9 +176,6 @@ func (s *Server) podStream(q *request, path string) error {
 	if err := s.authorize(q.Context(), q.user, asked); err != nil {
 		return err
 	}
-	if q.Header.Get("Upgrade") == "" {
-		return apierrors.NewBadRequest("Upgrade request required")
-	}
 	pod, err := s.podOf(q)
 	if err != nil {
 		return err
@@ -233,11 +231,14 @@ func containerOf(pod *corev1.Pod, name string) (string, error) {
 	return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %s", pod.Name, all))
 }
 
-// toKubelet passes the request to a node's kubelet.
+// toKubelet passes a stream to a node's kubelet.
 func (s *Server) toKubelet(q *request, node, path string, query url.Values) error {
 	host, err := s.kubelets.locate(s, node)
 	if err != nil {
 		return err
+	}
+	if q.Header.Get("Upgrade") == "" {
+		return apierrors.NewBadRequest("Upgrade request required")
 	}
 	to := &url.URL{Scheme: "https", Host: host, Path: path, RawQuery: query.Encode()}
 	return s.passThrough(q, passage{transport: s.kubelets.transport, to: to})
@@ -285,5 +286,6 @@ func (k *kubeletProxy) locate(s *Server, name string) (string, error) {
 			}
 		}
 	}
-	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("node %q has no address that the API server could use", name))
+	return "", &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
+		Message: fmt.Sprintf("no preferred addresses found; known addresses: %v", node.Status.Addresses)}}
 }

@@ -28,6 +28,7 @@ type metrics struct {
 	inFlight, long                                              *prometheus.GaugeVec
 	auditEvents, handshakes                                     prometheus.Counter
 	flows                                                       flowMetrics
+	rights                                                      rightsMetrics
 
 	// Finding a counter by eight labels costs more than counting. What was
 	// found is kept, by what decides it.
@@ -65,7 +66,7 @@ func newMetrics() *metrics {
 	m.watchSizes = m.histogram("apiserver_watch_events_sizes", "Size of events in bytes.", prometheus.ExponentialBuckets(1024, 2, 8), "group", "version", "resource")
 	m.inFlight = m.gauge("apiserver_current_inflight_requests", "Requests in progress.", "request_kind")
 	m.long = m.gauge("apiserver_longrunning_requests", "Watches and streams in progress.", with("verb")...)
-	m.flows = newFlowMetrics(m)
+	m.flows, m.rights = newFlowMetrics(m), newRightsMetrics(m)
 	m.auditLevels = m.counter("apiserver_audit_level_total", "Requests by the level of the policy's rule.", "level")
 	m.auditErrors = m.counter("apiserver_audit_error_total", "Events that could not be written.", "plugin")
 	m.auditEvents = prometheus.NewCounter(prometheus.CounterOpts{Name: "apiserver_audit_event_total", Help: "Events written to the audit log."})

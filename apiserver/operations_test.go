@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,6 +93,32 @@ func TestFloodLeavesRoomForNodes(t *testing.T) {
 	}
 	group.Wait()
 	eve.ok("GET", ns+"configmaps", "", "")
+}
+
+// What dashboards and alerts look for is there, under the names they know.
+func TestFiguresOfRights(t *testing.T) {
+	t.Parallel()
+	env, admin, who := people(t, "ada")
+	who("ada").refused("GET", "/api/v1/nodes", "", "", "cannot list resource")
+	if code, _, _ := as(t, env.Config, "stolen").send("GET", "/version", "", ""); code != 401 {
+		t.Errorf("a bad token: %d", code)
+	}
+	for _, line := range []string{
+		`authentication_attempts{result="success"}`, `authentication_attempts{result="error"}`, `authentication_duration_seconds_count{result="error"}`,
+		`authenticated_user_requests{username="other"}`, `authorization_attempts_total{result="allowed"}`, `authorization_attempts_total{result="no-opinion"}`,
+		`apiserver_client_certificate_expiration_seconds_count`, `apiserver_flowcontrol_nominal_limit_seats{priority_level="system"}`,
+		`apiserver_flowcontrol_dispatched_requests_total{flow_schema="exempt",priority_level="exempt"}`,
+	} {
+		if admin.figure(line) == 0 {
+			t.Errorf("%s is not counted", line)
+		}
+	}
+	known := admin.ok("GET", "/", "", "")["paths"].([]any)
+	for _, path := range []any{"/api/v1", "/apis/apps", "/apis/apps/v1", "/livez/etcd", "/readyz/poststarthook/rbac/bootstrap-roles", "/metrics"} {
+		if !slices.Contains(known, path) {
+			t.Errorf("GET / does not list %s", path)
+		}
+	}
 }
 
 const budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"

@@ -49,10 +49,6 @@ type request struct {
 	// unlock lets others write to a namespace with quotas; nil if we do not
 	// hold them up (admission_quota.go).
 	unlock func()
-	// decision is why the request is allowed; notes are what admission has to
-	// say. Both are for the audit log.
-	decision decision
-	notes    map[string]string
 	// patching is what the refusal of a patch's outcome needs.
 	patching struct {
 		shown    string  // a strategic patch; "" for the others
@@ -68,6 +64,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q.w = &answer{ResponseWriter: w, request: q}
 	start := time.Now()
 	q.identify()
+	q.w.Header()["Cache-Control"] = notCached
 	s.sayGoaway(q)
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -85,11 +82,13 @@ func (s *Server) serve(q *request, start time.Time) (err error) {
 	// In bounded time.
 	finish, err := s.bound(q)
 	if err != nil {
+		q.audit = s.audit.audited(q, start)
 		return err
 	}
 	defer finish()
 	// Who is it?
 	q.user, err = s.authenticate(q.Request)
+	s.metrics.rights.came(q.user, err, start)
 	q.audit = s.audit.audited(q, start)
 	if err != nil {
 		return err
@@ -99,10 +98,13 @@ func (s *Server) serve(q *request, start time.Time) (err error) {
 	}
 	q.audit.impersonated(q.user)
 	// May they?
-	q.decision = s.authz.decide(q.Context(), q.user, q.target)
-	q.audit.decided(q.decision.allowed, q.decision.reason)
-	if !q.decision.allowed {
-		return forbidden(q.user, q.target, q.decision.reason)
+	asked := time.Now()
+	decision := s.authz.decide(q.Context(), q.user, q.target)
+	s.metrics.rights.asked(decision.allowed, asked)
+	q.audit.decided(decision.allowed, decision.reason)
+	if !decision.allowed {
+		q.w.Header().Set("X-Content-Type-Options", "nosniff")
+		return forbidden(q.user, q.target, decision.reason)
 	}
 	// Is there room?
 	if q.seat, err = s.flows.enter(q); err != nil {

@@ -48,7 +48,7 @@ func (s *Server) reviewToken(q *request) error {
 	}
 	u, granted, err := s.authn.token(q.Context(), review.Spec.Token, audiences)
 	if err != nil {
-		review.Status = authenticationv1.TokenReviewStatus{Error: "[invalid bearer token]"}
+		review.Status = authenticationv1.TokenReviewStatus{Error: "invalid bearer token"}
 		return q.answerReview(review)
 	}
 	review.Status = authenticationv1.TokenReviewStatus{Authenticated: true, User: userInfo(u), Audiences: granted}

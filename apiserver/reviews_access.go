@@ -33,6 +33,9 @@ func (s *Server) reviewAccess(q *request) error {
 	case *authorizationv1.LocalSubjectAccessReview:
 		spec, status = review.Spec, &review.Status
 		who = reviewedUser(&spec)
+		if named := review.Namespace; named != "" && named != q.namespace {
+			return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		}
 		if spec.ResourceAttributes == nil || spec.ResourceAttributes.Namespace != q.namespace {
 			return apierrors.NewBadRequest(fmt.Sprintf("spec.resourceAttributes.namespace must match namespace: %s", q.namespace))
 		}

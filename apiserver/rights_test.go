@@ -109,6 +109,7 @@ func TestNodeAuthorizer(t *testing.T) {
 
 	// The way is gone with the pod.
 	admin.ok("DELETE", core+"pods/p?gracePeriodSeconds=0", "", "")
+	eventually(t, "the way is gone", func() bool { code, _, _ := n1.send("GET", core+"secrets/env", "", ""); return code == 403 })
 	n1.refused("GET", core+"secrets/env", "", "", "no relationship found")
 
 	t.Run("tokens", func(t *testing.T) {

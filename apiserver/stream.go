@@ -141,7 +141,6 @@ func newStream(q *request, m *metrics) *stream {
 		contentType += ";stream=watch"
 	}
 	q.w.Header().Set("Content-Type", contentType)
-	q.w.Header().Set("Cache-Control", "no-cache, private")
 	q.w.WriteHeader(http.StatusOK)
 	out := &stream{
 		q: q, control: http.NewResponseController(q.w), include: q.includeObject(),

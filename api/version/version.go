@@ -17,9 +17,11 @@ const (
 // Info is the answer of GET /version.
 func Info() apiversion.Info {
 	return apiversion.Info{
-		Major:        "1",
-		Minor:        "36",
-		GitVersion:   Git,
+		Major:      "1",
+		Minor:      "36",
+		GitVersion: Git,
+
+		EmulationMajor: "1", EmulationMinor: "36", MinCompatibilityMajor: "1", MinCompatibilityMinor: "35",
 		GitCommit:    "",
 		GitTreeState: "clean",
 		BuildDate:    "1970-01-01T00:00:00Z",
