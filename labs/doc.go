@@ -25,7 +25,8 @@
 //
 // A lab refuses to leave anything behind. It runs in a folder of its own with a
 // HOME of its own; on a cluster it has a namespace of its own. A process that
-// outlives its terminal is ended and fails the lab.
+// outlives its terminal is ended and fails the lab. Who wants to look around
+// afterwards keeps it (leave.go), and gets two scripts: enter and leave.
 //
 // Start reading at runner.go. labs/exercise makes the holes that a reader
 // fills in, labs/grade looks at what came of it.
