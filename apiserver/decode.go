@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -74,6 +75,11 @@ func (q *request) decodeAs(data []byte, media string, obj runtime.Object, want s
 	} else if err != nil {
 		return cannotHandle(got, want, err)
 	}
+	if u, ok := obj.(*unstructured.Unstructured); ok && media != storage.ProtobufMediaType {
+		if err := checkCustomKind(u, got, want, data); err != nil {
+			return err
+		}
+	}
 	if got.Empty() {
 		got = want
 	}
@@ -90,6 +96,20 @@ func (q *request) decodeAs(data []byte, media string, obj runtime.Object, want s
 	return q.strictness(append(strict, unknown...), func(err error) error { return cannotHandle(want, want, err) })
 }
 
+// checkCustomKind: an object without a Go type must say what it is.
+func checkCustomKind(u *unstructured.Unstructured, got, want schema.GroupVersionKind, data []byte) error {
+	switch {
+	case got.Kind == "":
+		return unrecognized(want, fmt.Errorf("Object 'Kind' is missing in '%s'", bytes.TrimSpace(data)), data)
+	case got.GroupVersion() != want.GroupVersion():
+		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
+			got.GroupVersion(), want.GroupVersion()))
+	case got.Kind != want.Kind:
+		return apierrors.NewInvalid(got.GroupKind(), u.GetName(), field.ErrorList{field.Invalid(field.NewPath("kind"), got.Kind, "must be "+want.Kind)})
+	}
+	return nil
+}
+
 // coerce does to an object of a custom kind what decoding into a Go type does
 // to others, and returns what a strict reader would object to.
 func (q *request) coerce(obj runtime.Object) ([]error, error) {
@@ -99,7 +119,7 @@ func (q *request) coerce(obj runtime.Object) ([]error, error) {
 	}
 	unknown, err := q.row.Custom.Schema.Prune(u, false)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, cannotHandle(q.row.GVK(), q.row.GVK(), err)
 	}
 	var strict []error
 	for _, path := range unknown {

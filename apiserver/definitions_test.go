@@ -205,7 +205,7 @@ func TestDefinitionsLife(t *testing.T) {
 	if at(schemas["com.example.stable.v1.CronTab"], "properties", "spec", "properties", "cronSpec", "description") != "When to run." || schemas["com.example.stable.v1.CronTabList"] == nil {
 		t.Errorf("schemas %v", schemas)
 	}
-	a.ok("POST", cronTabsPath, asJSON, `{"metadata":{"name":"a","finalizers":["example.com/x"]},"spec":{"cronSpec":"1 1 1 1 1"}}`)
+	a.ok("POST", cronTabsPath, asJSON, `{"apiVersion":"stable.example.com/v1","kind":"CronTab","metadata":{"name":"a","finalizers":["example.com/x"]},"spec":{"cronSpec":"1 1 1 1 1"}}`)
 	next := a.openWatch(cronTabsPath + "?resourceVersion=0")
 	if e := next(); e.Type != "ADDED" || e.Object.Metadata.Name != "a" {
 		t.Errorf("watch: %+v", e)
@@ -214,7 +214,7 @@ func TestDefinitionsLife(t *testing.T) {
 		t.Errorf("deleted: %v", deleted)
 	}
 	eventually(t, "new objects are refused", func() bool {
-		code, text, _ := a.send("POST", cronTabsPath, asJSON, `{"metadata":{"name":"b"},"spec":{"cronSpec":"1 1 1 1 1"}}`)
+		code, text, _ := a.send("POST", cronTabsPath, asJSON, `{"apiVersion":"stable.example.com/v1","kind":"CronTab","metadata":{"name":"b"},"spec":{"cronSpec":"1 1 1 1 1"}}`)
 		return code == 403 && strings.Contains(text, "create not allowed while custom resource definition is terminating")
 	})
 	eventually(t, "the object is being deleted", func() bool {
@@ -237,7 +237,7 @@ func TestDefinitionChanges(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, testenv.Start(t))
 	a.define(cronTabDefinition(t))
-	a.ok("POST", cronTabsPath, asJSON, `{"metadata":{"name":"a"},"spec":{"cronSpec":"1 1 1 1 1"}}`)
+	a.ok("POST", cronTabsPath, asJSON, `{"apiVersion":"stable.example.com/v1","kind":"CronTab","metadata":{"name":"a"},"spec":{"cronSpec":"1 1 1 1 1"}}`)
 	changed := a.ok("GET", definitionsPath+"/crontabs.stable.example.com", "", "")
 	version := at(changed, "spec", "versions").([]any)[0]
 	spec := at(version, "schema", "openAPIV3Schema", "properties", "spec", "properties").(map[string]any)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"tinykube/api/extensions"
 	"tinykube/apiserver/resources"
 	"tinykube/apiserver/storage"
 )
@@ -121,12 +122,16 @@ func (q *request) mark(obj resources.Object, options *metav1.DeleteOptions) (rem
 	if remove && q.row.Strategy.GracePeriod == nil {
 		return true // what never waits is not marked
 	}
-	if obj.GetGeneration() > 0 {
+	_, isDefinition := obj.(*extensions.CustomResourceDefinition)
+	if obj.GetGeneration() > 0 && !isDefinition {
 		obj.SetGeneration(obj.GetGeneration() + 1)
 	}
 	at := metav1.NewTime(time.Now().Truncate(time.Second).Add(time.Duration(grace) * time.Second))
 	obj.SetDeletionTimestamp(&at)
 	obj.SetDeletionGracePeriodSeconds(&grace)
+	if isDefinition { // upstream marks it by hand, as it does a namespace
+		obj.SetDeletionGracePeriodSeconds(nil)
+	}
 	if namespace, ok := obj.(*corev1.Namespace); ok {
 		namespace.SetDeletionGracePeriodSeconds(nil)
 		namespace.Status.Phase = corev1.NamespaceTerminating

@@ -255,7 +255,9 @@ func subresources(row *resources.Row) []resources.Subresource {
 	if row.Scale != nil {
 		out = append(out, resources.Subresource{Name: "scale", Group: "autoscaling", Version: "v1", Kind: "Scale", Verbs: update})
 	}
-	slices.SortFunc(out, func(a, b resources.Subresource) int { return strings.Compare(a.Name, b.Name) })
+	if row.Custom == nil { // there, status comes first
+		slices.SortFunc(out, func(a, b resources.Subresource) int { return strings.Compare(a.Name, b.Name) })
+	}
 	return out
 }
 

@@ -134,13 +134,21 @@ func (f format) list(row *resources.Row, page *storage.Page, now time.Time, incl
 			return append(out, data...), err
 		})
 	}
-	return f.jsonList(listKind(row), row.GVK().GroupVersion().String(), page, meta, func(out []byte, item *storage.Item) ([]byte, error) {
+	body := any(meta)
+	if row.Custom != nil { // a list without a Go type shows an empty token, too
+		body = struct {
+			Continue           string `json:"continue"`
+			RemainingItemCount *int64 `json:"remainingItemCount,omitempty"`
+			ResourceVersion    string `json:"resourceVersion"`
+		}{meta.Continue, meta.RemainingItemCount, meta.ResourceVersion}
+	}
+	return f.jsonList(listKind(row), row.GVK().GroupVersion().String(), page, body, func(out []byte, item *storage.Item) ([]byte, error) {
 		return item.AppendListJSON(out), nil
 	})
 }
 
 // jsonList splices the items between the brackets.
-func (f format) jsonList(kind, apiVersion string, page *storage.Page, meta metav1.ListMeta, add func([]byte, *storage.Item) ([]byte, error)) ([]byte, error) {
+func (f format) jsonList(kind, apiVersion string, page *storage.Page, meta any, add func([]byte, *storage.Item) ([]byte, error)) ([]byte, error) {
 	metadata, err := json.Marshal(meta)
 	if err != nil {
 		return nil, err

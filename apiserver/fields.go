@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/yaml"
 
@@ -223,7 +224,13 @@ func (s *Server) applyNew(q *request, merge func(resources.Object) (resources.Ob
 // that is not there must not look like one that is empty.
 func (q *request) appliedObject(data []byte, row *resources.Row) (*unstructured.Unstructured, error) {
 	content := map[string]any{}
-	if err := yaml.Unmarshal(data, &content); err != nil {
+	converted, err := yaml.YAMLToJSON(data)
+	if err != nil {
+		err = fmt.Errorf("error converting YAML to JSON: %w", err)
+	} else { // whole numbers stay whole: nothing else will make them so in a custom object
+		err = kjson.UnmarshalCaseSensitivePreserveInts(converted, &content)
+	}
+	if err != nil {
 		return nil, apierrors.NewBadRequest("error decoding YAML: " + err.Error())
 	}
 	obj := &unstructured.Unstructured{Object: content}

@@ -143,5 +143,6 @@ func customConverter(row *resources.Row) (managedfields.TypeConverter, error) {
 	if row.Custom.OpenAPI == nil {
 		return managedfields.NewDeducedTypeConverter(), nil
 	}
-	return managedfields.NewTypeConverter(componentsOf([]*resources.Row{row}), row.Custom.PreserveUnknown)
+	// Managers speak of the version in which they wrote.
+	return managedfields.NewTypeConverter(componentsOf(row.Custom.Versions), row.Custom.PreserveUnknown)
 }

@@ -124,12 +124,14 @@ func (s *Server) setScale(q *request, next func(old resources.Object) (*autoscal
 		if err != nil {
 			return nil, err
 		}
-		if scale.Spec.Replicas < 0 {
+		if scale.Spec.Replicas < 0 && q.row.Custom == nil { // a schema says it in its own words
 			return nil, apierrors.NewInvalid(scaleKind.GroupKind(), q.name, field.ErrorList{field.Invalid(
 				field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
 		}
 		obj := old.DeepCopyObject().(resources.Object)
-		obj.SetResourceVersion(scale.ResourceVersion)
+		if scale.ResourceVersion != "" || !q.row.Strategy.RequireResourceVersion { // the window never requires one
+			obj.SetResourceVersion(scale.ResourceVersion)
+		}
 		obj.SetUID(scale.UID)
 		q.row.Scale.Set(obj, scale.Spec.Replicas)
 		for _, f := range also {

@@ -210,8 +210,25 @@ func formatConversation(exchanges []exchange) string {
 
 var variable = regexp.MustCompile(`\{\{[\w.]+\}\}`)
 
-// ask sends an exchange's request and returns the answer in comparable form.
+// ask sends an exchange's request and returns the answer in comparable form;
+// with "Until: text" again and again, until the answer contains that.
 func (w *wire) ask(t *testing.T, e *exchange) string {
+	t.Helper()
+	until := ""
+	for _, line := range e.request {
+		if text, found := strings.CutPrefix(line, "Until: "); found {
+			until = text
+		}
+	}
+	answer := ""
+	eventually(t, e.name+": "+until, func() bool {
+		answer = w.askOnce(t, e)
+		return strings.Contains(answer, until)
+	})
+	return answer
+}
+
+func (w *wire) askOnce(t *testing.T, e *exchange) string {
 	t.Helper()
 	text := variable.ReplaceAllStringFunc(strings.Join(e.request, "\n"), func(name string) string {
 		value, known := w.vars[strings.Trim(name, "{}")]
@@ -238,6 +255,7 @@ func (w *wire) ask(t *testing.T, e *exchange) string {
 		switch name {
 		case "Save":
 			save = value
+		case "Until": // see ask
 		case "Show":
 			show = value
 		default:

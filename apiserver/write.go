@@ -189,7 +189,7 @@ func (q *request) validateNew(obj resources.Object) field.ErrorList {
 	}
 	errs := validation.ValidateObjectMetaAccessor(obj, q.row.Namespaced, name, field.NewPath("metadata"))
 	for i, finalizer := range obj.GetFinalizers() {
-		if !strings.Contains(finalizer, "/") && finalizer != string(corev1.FinalizerKubernetes) && !isCollectorFinalizer(finalizer) {
+		if q.row.Custom == nil && !strings.Contains(finalizer, "/") && finalizer != string(corev1.FinalizerKubernetes) && !isCollectorFinalizer(finalizer) {
 			errs = append(errs, field.Invalid(field.NewPath("metadata", "finalizers").Index(i), finalizer, "name is neither a standard finalizer name nor is it fully qualified"))
 		}
 	}

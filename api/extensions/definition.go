@@ -165,7 +165,7 @@ type SelectableField struct {
 type CustomResourceDefinitionStatus struct {
 	// +listType=map
 	// +listMapKey=type
-	Conditions []CustomResourceDefinitionCondition `json:"conditions,omitempty"`
+	Conditions []CustomResourceDefinitionCondition `json:"conditions"`
 	// +optional
 	AcceptedNames CustomResourceDefinitionNames `json:"acceptedNames"`
 	// +listType=atomic

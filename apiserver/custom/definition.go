@@ -2,6 +2,7 @@ package custom
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode"
@@ -120,6 +121,7 @@ func oneOf[T ~string](path *field.Path, value T, allowed ...T) field.ErrorList {
 func checkVersions(path *field.Path, versions []extensions.CustomResourceDefinitionVersion) field.ErrorList {
 	var errs field.ErrorList
 	stored, seen, unique := 0, map[string]bool{}, true
+	shared := sharedParts(versions)
 	for i := range versions {
 		v, at := &versions[i], path.Index(i)
 		if v.Storage {
@@ -129,8 +131,11 @@ func checkVersions(path *field.Path, versions []extensions.CustomResourceDefinit
 		seen[v.Name] = true
 		if problems := utilvalidation.IsDNS1035Label(v.Name); len(problems) > 0 {
 			errs = append(errs, field.Invalid(at.Child("name"), v.Name, strings.Join(problems, ",")))
+			if i == 0 {
+				errs = append(errs, field.Invalid(field.NewPath("spec", "version"), v.Name, strings.Join(problems, ",")))
+			}
 		}
-		errs = append(errs, checkVersion(at, v)...)
+		errs = append(errs, checkVersion(at, v, shared, i == 0)...)
 	}
 	if !unique {
 		errs = append(errs, field.Invalid(path, versions, "must contain unique version names"))
@@ -141,21 +146,55 @@ func checkVersions(path *field.Path, versions []extensions.CustomResourceDefinit
 	return errs
 }
 
-func checkVersion(path *field.Path, v *extensions.CustomResourceDefinitionVersion) field.ErrorList {
+// sharedParts says which parts all versions have in common. Upstream keeps
+// these once, beside the versions, and names them so in its errors.
+func sharedParts(versions []extensions.CustomResourceDefinitionVersion) map[string]bool {
+	out := map[string]bool{"schema": true, "subresources": true, "additionalPrinterColumns": true, "selectableFields": true}
+	for i := range versions {
+		a, b := &versions[0], &versions[i]
+		out["schema"] = out["schema"] && reflect.DeepEqual(a.Schema, b.Schema)
+		out["subresources"] = out["subresources"] && reflect.DeepEqual(a.Subresources, b.Subresources)
+		out["additionalPrinterColumns"] = out["additionalPrinterColumns"] && reflect.DeepEqual(a.AdditionalPrinterColumns, b.AdditionalPrinterColumns)
+		out["selectableFields"] = out["selectableFields"] && reflect.DeepEqual(a.SelectableFields, b.SelectableFields)
+	}
+	return out
+}
+
+// checkVersion checks a version; of what is shared, only the first.
+func checkVersion(path *field.Path, v *extensions.CustomResourceDefinitionVersion, shared map[string]bool, first bool) field.ErrorList {
 	errs := checkDeprecation(path.Child("deprecationWarning"), v)
+	check := func(part string, f func(at *field.Path) field.ErrorList) {
+		switch {
+		case !shared[part]:
+			errs = append(errs, f(path.Child(part))...)
+		case first && part == "schema":
+			errs = append(errs, f(field.NewPath("spec", "validation"))...)
+		case first:
+			errs = append(errs, f(field.NewPath("spec", part))...)
+		}
+	}
 	if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
-		errs = append(errs, field.Required(path.Child("schema", "openAPIV3Schema"), "schemas are required"))
+		detail := "schemas are required"
+		if shared["schema"] {
+			detail = ""
+		}
+		errs = append(errs, field.Required(path.Child("schema", "openAPIV3Schema"), detail))
 	} else {
-		hasStatus := v.Subresources != nil && v.Subresources.Status != nil
-		errs = append(errs, checkSchema(path.Child("schema", "openAPIV3Schema"), v.Schema, hasStatus)...)
+		check("schema", func(at *field.Path) field.ErrorList {
+			return checkSchema(at.Child("openAPIV3Schema"), v.Schema, v.Subresources != nil && v.Subresources.Status != nil)
+		})
 	}
 	if v.Subresources != nil && v.Subresources.Scale != nil {
-		errs = append(errs, checkScale(path.Child("subresources"), v.Subresources.Scale)...)
+		check("subresources", func(at *field.Path) field.ErrorList { return checkScale(at, v.Subresources.Scale) })
 	}
-	for i := range v.AdditionalPrinterColumns {
-		errs = append(errs, checkColumn(path.Child("additionalPrinterColumns").Index(i), &v.AdditionalPrinterColumns[i])...)
-	}
-	return append(errs, checkSelectable(path.Child("selectableFields"), v)...)
+	check("additionalPrinterColumns", func(at *field.Path) (errs field.ErrorList) {
+		for i := range v.AdditionalPrinterColumns {
+			errs = append(errs, checkColumn(at.Index(i), &v.AdditionalPrinterColumns[i])...)
+		}
+		return errs
+	})
+	check("selectableFields", func(at *field.Path) field.ErrorList { return checkSelectable(at, v) })
+	return errs
 }
 
 func checkDeprecation(path *field.Path, v *extensions.CustomResourceDefinitionVersion) field.ErrorList {

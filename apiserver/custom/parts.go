@@ -114,7 +114,7 @@ func leafType(validation *extensions.CustomResourceValidation, path string) (kin
 	for _, name := range scalePath(path) {
 		below, ok := at.Properties[name]
 		if !ok {
-			return "", fmt.Sprintf("does not refer to a valid field: %s", name)
+			return "", "does not refer to a valid field"
 		}
 		at = below
 	}

@@ -39,9 +39,13 @@ func checkSchema(path *field.Path, validation *extensions.CustomResourceValidati
 	if root.Nullable {
 		errs = append(errs, field.Forbidden(field.NewPath(path.String()+".nullable"), "nullable cannot be true at the root"))
 	}
-	structure := checkStructure(path, root, rootLevel)
-	slices.SortFunc(structure, func(a, b *field.Error) int { return strings.Compare(a.Error(), b.Error()) })
-	errs = append(errs, structure...)
+	refers := false // to what it is: its structure is not here
+	forEachProps(root, func(s *props) { refers = refers || s.Ref != nil })
+	if !refers {
+		structure := checkStructure(path, root, rootLevel)
+		slices.SortFunc(structure, func(a, b *field.Error) int { return strings.Compare(a.Error(), b.Error()) })
+		errs = append(errs, structure...)
+	}
 	general := checkGeneral(path, root, scope{root: true})
 	slices.SortFunc(general, func(a, b *field.Error) int { return strings.Compare(a.Error(), b.Error()) })
 	errs = append(errs, general...)

@@ -34,6 +34,7 @@ type Custom struct {
 	Terminating bool
 	// NotServed is set for a version that is stored and not to be seen.
 	NotServed bool
+	Versions  []*Row // of the same definition, this one among them
 }
 
 // FromDefinition makes the rows of a definition under its accepted names. The
@@ -67,6 +68,9 @@ func FromDefinition(d *extensions.CustomResourceDefinition) ([]*Row, error) {
 			row.StoredAs.To = func(view Object) Object { return inVersion(stored, view) }
 		}
 	}
+	for _, row := range rows {
+		row.Custom.Versions = slices.Clone(rows)
+	}
 	// Discovery lists a group's versions in this order, the preferred one first.
 	slices.SortStableFunc(rows[min(1, len(rows)):], func(a, b *Row) int {
 		return -version.CompareKubeAwareVersionStrings(a.Version, b.Version)
@@ -84,6 +88,10 @@ func inVersion(row *Row, obj Object) Object {
 	row.Custom.Schema.Default(u)
 	return u
 }
+
+// customVerbs are listed in upstream's order.
+// Upstream: kubernetes@v1.36 k8s.io/apiextensions-apiserver/pkg/apiserver/customresource_discovery_controller.go sync
+var customVerbs = []string{"delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"}
 
 func customRow(d *extensions.CustomResourceDefinition, v *extensions.CustomResourceDefinitionVersion) (*Row, error) {
 	compiled, err := custom.Compile(v.Schema, d.Spec.PreserveUnknownFields)
@@ -105,6 +113,7 @@ func customRow(d *extensions.CustomResourceDefinition, v *extensions.CustomResou
 	if v.Deprecated {
 		row.Deprecated = deprecation(d, v)
 	}
+	row.Verbs = customVerbs
 	row.New = func() Object {
 		u := &unstructured.Unstructured{}
 		u.SetGroupVersionKind(row.GVK())

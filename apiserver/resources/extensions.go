@@ -59,7 +59,7 @@ func prepareDefinitionDelete(d *extensions.CustomResourceDefinition) {
 		return
 	}
 	d.Finalizers = append(d.Finalizers, extensions.CleanupFinalizer)
-	custom.Terminate(d, false, "InstanceDeletionPending", "CustomResource deletion is pending", metav1.Now())
+	custom.Terminate(d, false, "InstanceDeletionPending", "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon", metav1.Now())
 }
 
 const defaultHTTPSPort = 443
