@@ -139,7 +139,7 @@ test: lint build e2e labs ## all that must be true of every commit: vet, staticc
 
 SWAP_PROGRAMS := $(strip $(KUBE_SCHEDULER) $(KUBECTL) $(KUBE_APISERVER))
 test-all: test fuzz e2e-containerd $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, smoke-swap if a program is given
-	$(GO) test -tags mutants -timeout 20m ./labs/grade
+	$(GO) test -tags mutants -timeout 60m ./labs/grade
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
 	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
 

@@ -152,7 +152,9 @@ func (r *run) steps(ctx context.Context) (err error) {
 		switch {
 		case err != nil && step.Block != nil && step.Block.Always:
 			r.enter = nil
-			err = errors.Join(err, r.block(context.WithoutCancel(ctx), step.Block))
+			if r.block(context.WithoutCancel(ctx), step.Block) != nil { // perhaps it was never taken apart
+				fmt.Fprintf(r.Out, "  · line %-4d          puts back what earlier blocks took apart, and did not hold either\n", step.Block.Line)
+			}
 		case err != nil:
 		case step.Block != nil:
 			err = r.block(ctx, step.Block)
