@@ -22,7 +22,7 @@ import (
 )
 
 // testModes are what the tests of this file run in. Another kernel has others:
-// see modes_ipvs_test.go.
+// see modes_ipvs_test.go, and go test -tags ipvs.
 var testModes = []testMode{{modeIPTables, IPv4}, {modeNFTables, IPv4}, {modeNFTables, IPv6}}
 
 type testMode struct {
