@@ -24,7 +24,6 @@ func Job(j *batchv1.Job) field.ErrorList {
 	checkJobSpec(r, at, &j.Spec)
 	if j.Spec.Selector == nil {
 		r.add(field.Required(at.Child("selector"), ""))
-		return r.errs
 	}
 	r.selector(at.Child("selector"), j.Spec.Selector)
 	if selector, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && !selector.Matches(labels.Set(j.Spec.Template.Labels)) {
@@ -36,7 +35,7 @@ func Job(j *batchv1.Job) field.ErrorList {
 // checkGeneratedSelector: labels that the server sets may not be set to
 // anything else.
 func checkGeneratedSelector(r *report, j *batchv1.Job) {
-	if deref(j.Spec.ManualSelector) {
+	if deref(j.Spec.ManualSelector) || j.Spec.Selector == nil {
 		return
 	}
 	at := field.NewPath("spec", "template", "metadata", "labels")
@@ -47,6 +46,10 @@ func checkGeneratedSelector(r *report, j *batchv1.Job) {
 		if got := j.Spec.Template.Labels[label.name]; got != label.value {
 			r.invalid(at, j.Spec.Template.Labels, fmt.Sprintf("must be '%s'", label.value))
 		}
+	}
+	generated := labels.Set{"job-name": j.Name, batchv1.JobNameLabel: j.Name, "controller-uid": string(j.UID), batchv1.ControllerUidLabel: string(j.UID)}
+	if selector, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && !selector.Matches(generated) {
+		r.invalid(field.NewPath("spec", "selector"), j.Spec.Selector, "`selector` not auto-generated")
 	}
 }
 
@@ -104,7 +107,7 @@ func checkJobSpec(r *report, at *field.Path, s *batchv1.JobSpec) {
 		if s.Completions != nil && deref(s.MaxFailedIndexes) > *s.Completions {
 			r.invalid(at.Child("maxFailedIndexes"), *s.MaxFailedIndexes, "must be less than or equal to completions")
 		}
-	} else {
+	} else if s.CompletionMode == nil || *s.CompletionMode == batchv1.NonIndexedCompletion {
 		const message = "requires indexed completion mode"
 		if s.BackoffLimitPerIndex != nil {
 			r.invalid(at.Child("backoffLimitPerIndex"), *s.BackoffLimitPerIndex, message)

@@ -240,7 +240,7 @@ func (c *containerCheck) envSource(at *field.Path, v corev1.EnvVar) {
 }
 
 func (c *containerCheck) keyRef(at *field.Path, name, key string) {
-	c.required(at.Child("name"), name)
+	c.subdomain(at.Child("name"), name)
 	if c.required(at.Child("key"), key) {
 		c.messages(at.Child("key"), key, validation.IsConfigMapKey(key))
 	}
@@ -340,6 +340,7 @@ func checkSecurityContext(r *report, at *field.Path, s *corev1.SecurityContext) 
 		oneOf(r, at.Child("procMount"), *s.ProcMount, corev1.DefaultProcMount, corev1.UnmaskedProcMount)
 	}
 	checkSeccomp(r, at.Child("seccompProfile"), s.SeccompProfile)
+	checkAppArmor(r, at.Child("appArmorProfile"), s.AppArmorProfile)
 	if s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation {
 		return
 	}

@@ -211,6 +211,7 @@ func checkSpread(r *report, at *field.Path, constraints []corev1.TopologySpreadC
 			r.invalid(at.Child("minDomains"), *c.MinDomains,
 				"can only use minDomains if whenUnsatisfiable=DoNotSchedule, not "+string(c.WhenUnsatisfiable))
 		}
+		checkSpreadPolicies(r, at, &c)
 		r.selector(at.Child("labelSelector"), c.LabelSelector)
 	}
 }

@@ -43,6 +43,11 @@ func checkPod(r *report, p *corev1.Pod) {
 			}
 		}
 	}
+	for i, v := range p.Spec.Volumes { // a template may still say nothing
+		if v.Image != nil {
+			r.required(at.Child("volumes").Index(i).Child("image", "reference"), v.Image.Reference)
+		}
+	}
 	if p.Spec.ServiceAccountName != "" {
 		return
 	}
@@ -85,6 +90,9 @@ func checkPodSpec(r *report, at *field.Path, s *corev1.PodSpec, isPod bool) {
 	checkSpread(r, at.Child("topologySpreadConstraints"), s.TopologySpreadConstraints)
 	checkPodSecurity(r, at.Child("securityContext"), s.SecurityContext)
 	checkPodNames(r, at, s)
+	checkOS(r, at, s)
+	checkHostUsers(r, at, s)
+	checkPodResources(r, at.Child("resources"), s)
 	if s.TerminationGracePeriodSeconds == nil {
 		r.add(field.Required(at.Child("terminationGracePeriodSeconds"), ""))
 	}
@@ -201,22 +209,12 @@ func checkPodSecurity(r *report, at *field.Path, s *corev1.PodSecurityContext) {
 	for i, group := range s.SupplementalGroups {
 		checkID(r, at.Child("supplementalGroups").Index(i), &group)
 	}
-	sysctls := map[string]bool{}
-	for i, sysctl := range s.Sysctls {
-		at := at.Child("sysctls").Index(i).Child("name")
-		if !r.required(at, sysctl.Name) {
-			continue
-		}
-		name := strings.ReplaceAll(sysctl.Name, "/", ".")
-		if sysctls[name] {
-			r.add(field.Duplicate(at, sysctl.Name))
-		}
-		sysctls[name] = true
-	}
+	checkSysctls(r, at.Child("sysctls"), s.Sysctls)
 	if s.FSGroupChangePolicy != nil {
 		ifSet(r, at.Child("fsGroupChangePolicy"), *s.FSGroupChangePolicy, corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)
 	}
 	checkSeccomp(r, at.Child("seccompProfile"), s.SeccompProfile)
+	checkAppArmor(r, at.Child("appArmorProfile"), s.AppArmorProfile)
 }
 
 func checkID(r *report, at *field.Path, id *int64) {
@@ -255,14 +253,19 @@ func isHugePages(name corev1.ResourceName) bool {
 }
 
 func checkResources(r *report, at *field.Path, res *corev1.ResourceRequirements) {
+	checkAmounts(r, at, res, func(at *field.Path, name corev1.ResourceName) { checkContainerResourceName(r, at, name) })
+}
+
+func checkAmounts(r *report, at *field.Path, res *corev1.ResourceRequirements, checkName func(*field.Path, corev1.ResourceName)) {
 	for _, list := range []struct {
 		name      string
 		resources corev1.ResourceList
 	}{{"limits", res.Limits}, {"requests", res.Requests}} {
 		for _, name := range sortedNames(list.resources) {
 			at := at.Child(list.name).Key(string(name))
-			checkContainerResourceName(r, at, name)
+			checkName(at, name)
 			r.quantity(at, name, list.resources[name])
+			checkHugePages(r, at, name, list.resources[name])
 		}
 	}
 	for _, name := range sortedNames(res.Requests) {

@@ -157,16 +157,20 @@ func PodDisruptionBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
 
 // HorizontalPodAutoscaler checks an autoscaler.
 func HorizontalPodAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+	return HorizontalPodAutoscalerUpdate(h, nil)
+}
+
+// HorizontalPodAutoscalerUpdate checks a change of an autoscaler: what it
+// scales may be of the core group if it was before.
+func HorizontalPodAutoscalerUpdate(h, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	r := &report{}
 	at, s := field.NewPath("spec"), &h.Spec
-	lowest := int32(1)
-	for _, m := range s.Metrics { // what is not measured in pods can wake from none
-		if m.Type == autoscalingv2.ObjectMetricSourceType || m.Type == autoscalingv2.ExternalMetricSourceType {
-			lowest = 0
-		}
+	target := s.ScaleTargetRef.APIVersion
+	if !strings.Contains(target, "/") && (old == nil || strings.Contains(old.Spec.ScaleTargetRef.APIVersion, "/")) {
+		r.invalid(at.Child("scaleTargetRef", "apiVersion"), target, "apiVersion must specify API group")
 	}
-	if s.MinReplicas != nil && *s.MinReplicas < lowest {
-		r.invalid(at.Child("minReplicas"), *s.MinReplicas, fmt.Sprintf("must be greater than or equal to %d", lowest))
+	if s.MinReplicas != nil && *s.MinReplicas < 1 {
+		r.invalid(at.Child("minReplicas"), *s.MinReplicas, "must be greater than or equal to 1")
 	}
 	switch {
 	case s.MaxReplicas == 0:
@@ -203,7 +207,6 @@ func checkMetric(r *report, at *field.Path, m *autoscalingv2.MetricSpec) {
 	}
 	if m.Type == "" {
 		r.add(field.Required(at.Child("type"), "must specify a metric source type"))
-		return
 	}
 	checkSource(r, at, m)
 	var kinds []autoscalingv2.MetricSourceType
@@ -221,7 +224,8 @@ func checkMetric(r *report, at *field.Path, m *autoscalingv2.MetricSpec) {
 		}
 	}
 	if !known {
-		r.add(field.NotSupported(at.Child("type"), m.Type, kinds))
+		unknown := field.NotSupported(at.Child("type"), m.Type, kinds)
+		r.add(unknown, unknown) // upstream says so twice
 	}
 }
 

@@ -54,7 +54,7 @@ func checkVolumeSource(r *report, at *field.Path, s *corev1.VolumeSource) {
 		if r.required(at.Child("hostPath", "path"), h.Path) {
 			r.noBacksteps(at.Child("hostPath", "path"), h.Path)
 		}
-		ifSet(r, at.Child("hostPath", "type"), deref(h.Type), corev1.HostPathBlockDev, corev1.HostPathCharDev,
+		ifSet(r, at.Child("hostPath", "type"), deref(h.Type), corev1.HostPathUnset, corev1.HostPathBlockDev, corev1.HostPathCharDev,
 			corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate, corev1.HostPathFile, corev1.HostPathFileOrCreate, corev1.HostPathSocket)
 	}
 	if c := s.ConfigMap; c != nil {
@@ -77,7 +77,7 @@ func checkVolumeSource(r *report, at *field.Path, s *corev1.VolumeSource) {
 	if d := s.DownwardAPI; d != nil {
 		checkMode(r, at.Child("downwardAPI", "defaultMode"), d.DefaultMode)
 		for i := range d.Items {
-			checkDownwardFile(r, at.Child("downwardAPI", "items").Index(i), &d.Items[i])
+			checkDownwardFile(r, at.Child("downwardAPI"), &d.Items[i]) // upstream does not say which
 		}
 	}
 	if p := s.Projected; p != nil {
@@ -133,7 +133,8 @@ func checkFilePath(r *report, at *field.Path, p string) {
 	}
 }
 
-func checkProjected(r *report, at *field.Path, p *corev1.ProjectedVolumeSource) {
+func checkProjected(r *report, projected *field.Path, p *corev1.ProjectedVolumeSource) {
+	at := projected
 	checkMode(r, at.Child("defaultMode"), p.DefaultMode)
 	for i := range p.Sources {
 		at, s := at.Child("sources").Index(i), &p.Sources[i]
@@ -150,7 +151,7 @@ func checkProjected(r *report, at *field.Path, p *corev1.ProjectedVolumeSource) 
 		}
 		if d := s.DownwardAPI; d != nil {
 			for j := range d.Items {
-				checkDownwardFile(r, at.Child("downwardAPI", "items").Index(j), &d.Items[j])
+				checkDownwardFile(r, at.Child("downwardAPI"), &d.Items[j])
 			}
 		}
 		if t := s.ServiceAccountToken; t != nil {
@@ -161,8 +162,8 @@ func checkProjected(r *report, at *field.Path, p *corev1.ProjectedVolumeSource) 
 			case seconds > 1<<32:
 				r.invalid(at.Child("expirationSeconds"), seconds, "may not specify a duration larger than 2^32 seconds")
 			}
-			if r.required(at.Child("path"), t.Path) {
-				checkFilePath(r, at.Child("path"), t.Path)
+			if path := projected.Child("path"); r.required(path, t.Path) { // where upstream looks for it
+				checkFilePath(r, path, t.Path)
 			}
 		}
 	}

@@ -216,6 +216,12 @@ func StatefulSetUpdate(s, old *appsv1.StatefulSet) field.ErrorList {
 	return r.errs
 }
 
+func checkRetention(r *report, at *field.Path, p appsv1.PersistentVolumeClaimRetentionPolicyType) {
+	if p != appsv1.RetainPersistentVolumeClaimRetentionPolicyType && p != appsv1.DeletePersistentVolumeClaimRetentionPolicyType {
+		r.add(field.NotSupported(at, p, []string{"Retain", "Delete"}))
+	}
+}
+
 func checkStatefulSet(r *report, set *appsv1.StatefulSet) {
 	at, s := field.NewPath("spec"), &set.Spec
 	switch s.PodManagementPolicy {
@@ -238,6 +244,14 @@ func checkStatefulSet(r *report, set *appsv1.StatefulSet) {
 	}
 	notNegativePointer(r, at.Child("replicas"), s.Replicas)
 	notNegative(r, at.Child("minReadySeconds"), s.MinReadySeconds)
+	if s.Ordinals != nil {
+		notNegative(r, at.Child("ordinals.start"), s.Ordinals.Start)
+	}
+	if p := s.PersistentVolumeClaimRetentionPolicy; p != nil {
+		at := at.Child("persistentVolumeClaimRetentionPolicy")
+		checkRetention(r, at.Child("whenDeleted"), p.WhenDeleted)
+		checkRetention(r, at.Child("whenScaled"), p.WhenScaled)
+	}
 	template := s.Template.DeepCopy()
 	for _, claim := range s.VolumeClaimTemplates { // each becomes a volume
 		template.Spec.Volumes = append(template.Spec.Volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{

@@ -19,7 +19,7 @@ import (
 func autoscalingRows() []*Row {
 	row := Row{ShortNames: names("hpa"), Categories: all, Namespaced: true, Status: true, Strategy: lifecycle(false)}
 	v2 := kind[autoscalingv2.HorizontalPodAutoscaler, autoscalingv2.HorizontalPodAutoscalerList](row).prints(autoscalerColumns, cells(autoscalerCells)).
-		validates(check(validation.HorizontalPodAutoscaler), nil)
+		validates(check(validation.HorizontalPodAutoscaler), checkUpdate(validation.HorizontalPodAutoscalerUpdate))
 	row.StoredAs = &StoredAs{
 		GroupVersionResource: schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"},
 		From: func(stored Object) Object {
@@ -32,7 +32,9 @@ func autoscalingRows() []*Row {
 	v1 := kind[autoscalingv1.HorizontalPodAutoscaler, autoscalingv1.HorizontalPodAutoscalerList](row).prints(autoscalerColumns, cells(autoscalerViewCells)).
 		validates(func(view Object) field.ErrorList {
 			return validation.HorizontalPodAutoscaler(autoscalerStored(view.(*autoscalingv1.HorizontalPodAutoscaler)))
-		}, nil)
+		}, func(view, old Object) field.ErrorList {
+			return validation.HorizontalPodAutoscalerUpdate(autoscalerStored(view.(*autoscalingv1.HorizontalPodAutoscaler)), autoscalerStored(old.(*autoscalingv1.HorizontalPodAutoscaler)))
+		})
 	return append(group("autoscaling", "v2", v2), group("autoscaling", "v1", v1)...)
 }
 
