@@ -241,6 +241,7 @@ func (s *Server) evict(q *request, options *metav1.DeleteOptions) error {
 		marked := pod.DeepCopy()
 		setPodCondition(marked, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
+			ObservedGeneration: pod.Generation,
 		})
 		if q.mark(marked, options) {
 			return s.planRemoval(q, pod)
@@ -252,7 +253,7 @@ func (s *Server) evict(q *request, options *metav1.DeleteOptions) error {
 
 // setPodCondition sets a condition, whose time changes with its status only.
 func setPodCondition(pod *corev1.Pod, condition corev1.PodCondition) {
-	condition.LastTransitionTime, condition.ObservedGeneration = metav1.Now(), pod.Generation
+	condition.LastTransitionTime = metav1.Now()
 	for i, was := range pod.Status.Conditions {
 		if was.Type != condition.Type {
 			continue

@@ -104,6 +104,9 @@ func (a *allocator) addresses(ctx context.Context, service, was *corev1.Service)
 	table := a.server.tableOf(networkingv1.GroupName, "ipaddresses")
 	var also []storage.Also
 	had := clusterIPs(was)
+	if err := a.twoFamilies(service); err != nil {
+		return nil, err
+	}
 	if service != nil && service.Spec.Type != corev1.ServiceTypeExternalName && service.Spec.ClusterIP == "" {
 		ip, err := a.freeAddress(table)
 		if err != nil {
@@ -132,6 +135,23 @@ func (a *allocator) addresses(ctx context.Context, service, was *corev1.Service)
 		}
 	}
 	return also, nil
+}
+
+// twoFamilies refuses a Service that insists on addresses of both if there are
+// ranges of one only.
+func (a *allocator) twoFamilies(service *corev1.Service) error {
+	if service == nil || service.Spec.IPFamilyPolicy == nil || *service.Spec.IPFamilyPolicy != corev1.IPFamilyPolicyRequireDualStack ||
+		service.Spec.ClusterIP == corev1.ClusterIPNone && len(service.Spec.Selector) == 0 {
+		return nil
+	}
+	ranges := a.ranges()
+	v4 := slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is4() })
+	if v4 && slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Addr().Is6() }) {
+		return nil
+	}
+	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), service.Name, field.ErrorList{
+		field.Invalid(field.NewPath("spec", "ipFamilyPolicy"), *service.Spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services"),
+	})
 }
 
 // clusterIPs are the addresses that a Service holds.

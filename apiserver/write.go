@@ -58,6 +58,7 @@ func (s *Server) createObject(q *request, obj resources.Object) (*storage.Item, 
 	if strategy.Default != nil {
 		strategy.Default(obj)
 	}
+	s.fields.created(q, obj) // what is filled in from here on is nobody's
 	if strategy.PrepareCreate != nil {
 		strategy.PrepareCreate(obj)
 	}
@@ -67,7 +68,6 @@ func (s *Server) createObject(q *request, obj resources.Object) (*storage.Item, 
 	if err := s.admit(q, obj, nil); err != nil {
 		return nil, err
 	}
-	s.fields.created(q, obj)
 	if err := q.invalid(obj, q.validateNew(obj)); err != nil {
 		return nil, err
 	}
@@ -211,7 +211,11 @@ func (q *request) invalid(obj resources.Object, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(q.row.GVK().GroupKind(), obj.GetName(), errs)
+	kind := q.row.GVK().GroupKind()
+	if q.row.StoredAs != nil { // upstream checks what is stored
+		kind.Group = q.row.StoredAs.Group
+	}
+	return apierrors.NewInvalid(kind, obj.GetName(), errs)
 }
 
 // update answers PUT on an object or one of its subresources.

@@ -8,6 +8,7 @@ import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,6 +41,12 @@ func policyRules(into rules) {
 		}
 	})
 	rule(into, func(c *schedulingv1.PriorityClass) { point(&c.PreemptionPolicy, corev1.PreemptLowerPriority) })
+	rule(into, func(r *resourcev1.ExactDeviceRequest) {
+		set(&r.AllocationMode, resourcev1.DeviceAllocationModeExactCount)
+		if r.AllocationMode == resourcev1.DeviceAllocationModeExactCount {
+			set(&r.Count, 1)
+		}
+	})
 	rule(into, func(s *authenticationv1.TokenRequestSpec) { point(&s.ExpirationSeconds, 60*60) })
 	rule(into, func(c *storagev1.StorageClass) {
 		point(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)

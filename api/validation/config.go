@@ -127,8 +127,8 @@ func SecretUpdate(s, old *corev1.Secret) field.ErrorList {
 // Namespace checks a namespace's own finalizers.
 func Namespace(ns *corev1.Namespace) field.ErrorList {
 	r := &report{}
-	for i, f := range ns.Spec.Finalizers {
-		at := field.NewPath("spec", "finalizers").Index(i)
+	at := field.NewPath("spec", "finalizers")
+	for _, f := range ns.Spec.Finalizers {
 		r.messages(at, string(f), validation.IsQualifiedName(string(f)))
 		if f != corev1.FinalizerKubernetes && !strings.Contains(string(f), "/") {
 			r.invalid(at, f, "name is neither a standard finalizer name nor is it fully qualified")
@@ -199,11 +199,14 @@ func ResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
 	at := field.NewPath("spec", "hard")
 	for _, name := range sortedNames(q.Spec.Hard) {
 		at := at.Key(string(name))
-		if messages := validation.IsQualifiedName(string(name)); len(messages) > 0 {
-			for _, m := range messages {
-				r.invalid(at, name, m)
+		messages := validation.IsQualifiedName(string(name))
+		for _, m := range messages {
+			r.invalid(at, name, m)
+		}
+		if !strings.Contains(string(name), "/") && !isQuotaResource(name) {
+			if len(messages) == 0 && !standardResources[name] {
+				r.invalid(at, name, "must be a standard resource type or fully qualified")
 			}
-		} else if !strings.Contains(string(name), "/") && !isQuotaResource(name) {
 			r.invalid(at, name, "must be a standard resource for quota")
 		}
 		r.quantity(at, name, q.Spec.Hard[name])
@@ -214,8 +217,7 @@ func ResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
 
 func isQuotaResource(name corev1.ResourceName) bool {
 	s := string(name)
-	return standardResources[name] && name != corev1.ResourceStorage || isHugePages(name) ||
-		strings.HasPrefix(s, "count/") || strings.HasPrefix(s, "requests.hugepages-")
+	return standardResources[name] && name != corev1.ResourceStorage || isHugePages(name) || strings.HasPrefix(s, "requests.hugepages-")
 }
 
 // ResourceQuotaUpdate checks a change of a quota.
@@ -226,6 +228,24 @@ func ResourceQuotaUpdate(q, old *corev1.ResourceQuota) field.ErrorList {
 		r.invalid(field.NewPath("spec", "scopes"), q.Spec.Scopes, immutable)
 	}
 	return r.errs
+}
+
+func checkLimitType(r *report, at *field.Path, item *corev1.LimitRangeItem) {
+	kind := string(item.Type)
+	messages := validation.IsQualifiedName(kind)
+	r.messages(at.Child("type"), kind, messages)
+	switch item.Type {
+	case corev1.LimitTypePod, corev1.LimitTypeContainer:
+	case corev1.LimitTypePersistentVolumeClaim:
+		_, least := item.Min[corev1.ResourceStorage]
+		if _, most := item.Max[corev1.ResourceStorage]; !least && !most {
+			r.add(field.Required(at.Child("limits"), "either minimum or maximum storage value is required, but neither was provided"))
+		}
+	default:
+		if len(messages) == 0 && !strings.Contains(kind, "/") {
+			r.invalid(at.Child("type"), kind, "must be a standard limit type or fully qualified")
+		}
+	}
 }
 
 // LimitRange checks that the limits of a range are in order: minimum, default
@@ -239,6 +259,7 @@ func LimitRange(l *corev1.LimitRange) field.ErrorList {
 			r.add(field.Duplicate(at.Child("type"), item.Type))
 		}
 		seen[item.Type] = true
+		checkLimitType(r, at, item)
 		if item.Type == corev1.LimitTypePod {
 			if len(item.Default) > 0 {
 				r.add(field.Forbidden(at.Child("default"), "may not be specified when `type` is 'Pod'"))

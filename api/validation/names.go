@@ -8,7 +8,7 @@ import (
 )
 
 // LabelName is the rule of names that become one label of a DNS name:
-// namespaces and services.
+// namespaces, stateful sets and services.
 func LabelName(name string) []string { return validation.IsDNS1123Label(name) }
 
 // ServiceName is the rule of services: since 1.36 they may begin with a digit.

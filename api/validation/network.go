@@ -103,6 +103,9 @@ func EndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
 		}
 		names[name] = true
 		oneOf(r, at.Child("protocol"), deref(p.Protocol), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)
+		if p.AppProtocol != nil {
+			r.messages(at.Child("appProtocol"), *p.AppProtocol, validation.IsQualifiedName(*p.AppProtocol))
+		}
 	}
 	return r.errs
 }
@@ -114,8 +117,9 @@ func checkEndpoint(r *report, at *field.Path, e *discoveryv1.Endpoint, kind disc
 	case len(e.Addresses) > maxSliceAddrs:
 		r.add(field.TooMany(at.Child("addresses"), len(e.Addresses), maxSliceAddrs))
 	}
+	addresses := at.Child("addresses")
 	for i, a := range e.Addresses {
-		at := at.Child("addresses").Index(i)
+		at := addresses.Index(i)
 		if kind == discoveryv1.AddressTypeFQDN {
 			r.add(validation.IsFullyQualifiedDomainName(at, a)...)
 			continue
@@ -124,10 +128,10 @@ func checkEndpoint(r *report, at *field.Path, e *discoveryv1.Endpoint, kind disc
 		switch {
 		case err != nil:
 			r.ip(at, a)
-		case addr.Is4() && kind == discoveryv1.AddressTypeIPv6:
-			r.invalid(at, a, "must be an IPv6 address")
+		case addr.Is4() && kind == discoveryv1.AddressTypeIPv6: // upstream does not say which
+			r.invalid(addresses, a, "must be an IPv6 address")
 		case addr.Is6() && kind == discoveryv1.AddressTypeIPv4:
-			r.invalid(at, a, "must be an IPv4 address")
+			r.invalid(addresses, a, "must be an IPv4 address")
 		}
 		r.endpointIP(at, a)
 	}
@@ -229,6 +233,9 @@ func checkIPBlock(r *report, at *field.Path, b *networkingv1.IPBlock) {
 	if err != nil {
 		return
 	}
+	if outer.Masked() != outer {
+		r.invalid(at.Child("cidr"), b.CIDR, "must not have bits set beyond the prefix length")
+	}
 	for i, except := range b.Except {
 		at := at.Child("except").Index(i)
 		r.cidr(at, except)
@@ -239,8 +246,18 @@ func checkIPBlock(r *report, at *field.Path, b *networkingv1.IPBlock) {
 	}
 }
 
-// Ingress checks an ingress.
+// Ingress checks a new ingress, whose class is said once.
 func Ingress(i *networkingv1.Ingress) field.ErrorList {
+	const class = "kubernetes.io/ingress.class"
+	r := &report{errs: IngressUpdate(i, nil)}
+	if old, said := i.Annotations[class]; said && i.Spec.IngressClassName != nil && *i.Spec.IngressClassName != old {
+		r.invalid(field.NewPath("annotations").Child(class), old, "must match `ingressClassName` when both are specified")
+	}
+	return r.errs
+}
+
+// IngressUpdate checks an ingress at any time.
+func IngressUpdate(i, _ *networkingv1.Ingress) field.ErrorList {
 	r := &report{}
 	at, s := field.NewPath("spec"), &i.Spec
 	if len(s.Rules) == 0 && s.DefaultBackend == nil {
@@ -292,7 +309,9 @@ func checkIngressRule(r *report, at *field.Path, rule *networkingv1.IngressRule)
 	for i := range rule.HTTP.Paths {
 		p := &rule.HTTP.Paths[i]
 		checkIngressPath(r, at.Index(i), p)
-		checkBackend(r, at.Index(i).Child("backend"), &p.Backend)
+		if p.PathType != nil { // upstream looks no further without
+			checkBackend(r, at.Index(i).Child("backend"), &p.Backend)
+		}
 	}
 }
 
@@ -400,7 +419,8 @@ func ServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
 		r.add(field.Required(at, "at least one CIDR required"))
 	}
 	if len(c.Spec.CIDRs) > 2 {
-		r.invalid(at, c.Spec.CIDRs, "may only hold up to 2 values")
+		r.invalid(at, c.Spec, "may only hold up to 2 values")
+		return r.errs
 	}
 	for i, cidr := range c.Spec.CIDRs {
 		r.cidr(at.Index(i), cidr)

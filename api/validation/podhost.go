@@ -173,3 +173,13 @@ func checkSpreadPolicies(r *report, at *field.Path, c *corev1.TopologySpreadCons
 		r.labelName(at.Child("matchLabelKeys").Index(i), key)
 	}
 }
+
+// checkSeccompAnnotation: what nobody reads any more must still be well formed.
+func checkSeccompAnnotation(r *report, at *field.Path, profile string) {
+	switch local, isLocal := strings.CutPrefix(profile, corev1.SeccompLocalhostProfileNamePrefix); {
+	case isLocal:
+		r.descending(at, local)
+	case profile != corev1.SeccompProfileRuntimeDefault && profile != corev1.DeprecatedSeccompProfileDockerDefault && profile != corev1.SeccompProfileNameUnconfined:
+		r.invalid(at, profile, "must be a valid seccomp profile")
+	}
+}

@@ -2,6 +2,7 @@ package validation
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -41,6 +42,11 @@ func checkPod(r *report, p *corev1.Pod) {
 			if strings.TrimSpace(c.Image) != c.Image { // a template may still say " "
 				r.invalid(at.Child(name).Index(i).Child("image"), c.Image, "must not have leading or trailing whitespace")
 			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Annotations)) {
+		if name == corev1.SeccompPodAnnotationKey || strings.HasPrefix(name, corev1.SeccompContainerAnnotationKeyPrefix) {
+			checkSeccompAnnotation(r, field.NewPath("metadata", "annotations").Child(name), p.Annotations[name])
 		}
 	}
 	for i, v := range p.Spec.Volumes { // a template may still say nothing

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"tinykube/api/qos"
 )
 
 // mutablePodFields is upstream's list, word for word: people search for it.
@@ -67,6 +69,9 @@ func PodResizeUpdate(p, old *corev1.Pod) field.ErrorList {
 	r := &report{}
 	at := field.NewPath("spec")
 	checkPod(r, p)
+	if qos.Of(old) != qos.Of(p) {
+		r.invalid(at, p.Status.QOSClass, "Pod QOS Class may not change as a result of resizing")
+	}
 	rest := p.Spec.DeepCopy()
 	for _, pair := range [][2][]corev1.Container{{rest.Containers, old.Spec.Containers}, {rest.InitContainers, old.Spec.InitContainers}} {
 		for i := range min(len(pair[0]), len(pair[1])) {

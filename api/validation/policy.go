@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	admissionv1 "k8s.io/api/admissionregistration/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -233,6 +232,9 @@ func checkScalingRules(r *report, at *field.Path, rules *autoscalingv2.HPAScalin
 	if rules == nil {
 		return
 	}
+	if t := rules.Tolerance; t != nil && t.Sign() < 0 {
+		r.invalid(at.Child("tolerance"), t, negative)
+	}
 	const longestWindow, longestPeriod = 3600, 1800
 	if w := rules.StabilizationWindowSeconds; w != nil && *w < 0 {
 		r.invalid(at.Child("stabilizationWindowSeconds"), *w, "must be greater than or equal to zero")
@@ -346,6 +348,13 @@ func CertificateSigningRequest(c *certificatesv1.CertificateSigningRequest) fiel
 	if len(s.Usages) == 0 {
 		r.add(field.Required(at.Child("usages"), ""))
 	}
+	for i, usage := range s.Usages {
+		at := at.Child("usages").Index(i)
+		ifSet(r, at, usage, keyUsages...)
+		if slices.Contains(s.Usages[:i], usage) {
+			r.add(field.Duplicate(at, usage))
+		}
+	}
 	if r.required(at.Child("signerName"), s.SignerName) && !strings.Contains(s.SignerName, "/") {
 		r.invalid(at.Child("signerName"), s.SignerName, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
 	}
@@ -353,6 +362,16 @@ func CertificateSigningRequest(c *certificatesv1.CertificateSigningRequest) fiel
 		r.invalid(at.Child("expirationSeconds"), *e, "may not specify a duration less than 600 seconds (10 minutes)")
 	}
 	return r.errs
+}
+
+// keyUsages is what a certificate may be for.
+var keyUsages = []certificatesv1.KeyUsage{
+	certificatesv1.UsageAny, certificatesv1.UsageCertSign, certificatesv1.UsageClientAuth, certificatesv1.UsageCodeSigning,
+	certificatesv1.UsageContentCommitment, certificatesv1.UsageCRLSign, certificatesv1.UsageDataEncipherment, certificatesv1.UsageDecipherOnly,
+	certificatesv1.UsageDigitalSignature, certificatesv1.UsageEmailProtection, certificatesv1.UsageEncipherOnly, certificatesv1.UsageIPsecEndSystem,
+	certificatesv1.UsageIPsecTunnel, certificatesv1.UsageIPsecUser, certificatesv1.UsageKeyAgreement, certificatesv1.UsageKeyEncipherment,
+	certificatesv1.UsageMicrosoftSGC, certificatesv1.UsageNetscapeSGC, certificatesv1.UsageOCSPSigning, certificatesv1.UsageSMIME,
+	certificatesv1.UsageServerAuth, certificatesv1.UsageSigning, certificatesv1.UsageTimestamping,
 }
 
 // CertificateApproval checks conditions: approved and denied at once is neither.
@@ -374,40 +393,6 @@ func CertificateApproval(c, old *certificatesv1.CertificateSigningRequest) field
 	for _, was := range old.Status.Conditions {
 		if !has[was.Type] && (was.Type == certificatesv1.CertificateApproved || was.Type == certificatesv1.CertificateDenied || was.Type == certificatesv1.CertificateFailed) {
 			r.add(field.Forbidden(at, fmt.Sprintf("updates may not remove a condition of type %q", was.Type)))
-		}
-	}
-	return r.errs
-}
-
-// MutatingWebhookConfiguration checks that webhooks have names of their own.
-func MutatingWebhookConfiguration(c *admissionv1.MutatingWebhookConfiguration) field.ErrorList {
-	var names []string
-	for _, w := range c.Webhooks {
-		names = append(names, w.Name)
-	}
-	return webhooks(names)
-}
-
-// ValidatingWebhookConfiguration checks that webhooks have names of their own.
-func ValidatingWebhookConfiguration(c *admissionv1.ValidatingWebhookConfiguration) field.ErrorList {
-	var names []string
-	for _, w := range c.Webhooks {
-		names = append(names, w.Name)
-	}
-	return webhooks(names)
-}
-
-func webhooks(names []string) field.ErrorList {
-	r := &report{}
-	seen := map[string]bool{}
-	for i, name := range names {
-		at := field.NewPath("webhooks").Index(i).Child("name")
-		if seen[name] {
-			r.add(field.Duplicate(at, name))
-		}
-		seen[name] = true
-		if r.required(at, name) && strings.Count(name, ".") < 2 {
-			r.invalid(at, name, "should be a domain with at least three segments separated by dots")
 		}
 	}
 	return r.errs

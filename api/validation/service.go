@@ -61,6 +61,34 @@ func ServiceUpdate(svc, old *corev1.Service) field.ErrorList {
 	return r.errs
 }
 
+// ServiceStatusUpdate checks what a load balancer says of itself.
+func ServiceStatusUpdate(svc, _ *corev1.Service) field.ErrorList {
+	r := &report{}
+	at := field.NewPath("status", "loadBalancer", "ingress")
+	if len(svc.Status.LoadBalancer.Ingress) > 0 && svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		r.add(field.Forbidden(at, "may only be used when `spec.type` is 'LoadBalancer'"))
+		return r.errs
+	}
+	for i, ingress := range svc.Status.LoadBalancer.Ingress {
+		at := at.Index(i)
+		if ingress.IP != "" {
+			r.ip(at.Child("ip"), ingress.IP)
+		}
+		switch mode := ingress.IPMode; {
+		case mode == nil && ingress.IP != "":
+			r.add(field.Required(at.Child("ipMode"), "must be specified when `ip` is set"))
+		case mode != nil && ingress.IP == "":
+			r.add(field.Forbidden(at.Child("ipMode"), "may not be specified when `ip` is not set"))
+		case mode != nil:
+			ifSet(r, at.Child("ipMode"), *mode, corev1.LoadBalancerIPModeProxy, corev1.LoadBalancerIPModeVIP)
+		}
+		if ingress.Hostname != "" {
+			r.subdomain(at.Child("hostname"), ingress.Hostname)
+		}
+	}
+	return r.errs
+}
+
 func checkServiceType(r *report, at *field.Path, s *corev1.ServiceSpec, headless bool) {
 	oneOf(r, at.Child("type"), s.Type, corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName,
 		corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort)
@@ -71,7 +99,7 @@ func checkServiceType(r *report, at *field.Path, s *corev1.ServiceSpec, headless
 		}
 	case corev1.ServiceTypeExternalName:
 		const message = "may not be set for ExternalName services"
-		if len(s.ClusterIPs) > 0 {
+		if len(s.ClusterIPs) > 0 || s.ClusterIP != "" {
 			r.add(field.Forbidden(at.Child("clusterIPs"), message))
 		}
 		if len(s.IPFamilies) > 0 {

@@ -34,6 +34,9 @@ func checkClaimSpec(r *report, at *field.Path, s *corev1.PersistentVolumeClaimSp
 	if name := deref(s.StorageClassName); name != "" {
 		r.subdomain(at.Child("storageClassName"), name)
 	}
+	if name := deref(s.VolumeAttributesClassName); name != "" {
+		r.subdomain(at.Child("volumeAttributesClassName"), name)
+	}
 	checkVolumeMode(r, at.Child("volumeMode"), s.VolumeMode)
 	if d := s.DataSource; d != nil {
 		r.required(at.Child("dataSource", "name"), d.Name)
@@ -48,7 +51,10 @@ func checkAccessModes(r *report, at *field.Path, modes []corev1.PersistentVolume
 	for _, m := range modes {
 		ifSet(r, at, m, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)
 	}
-	if len(modes) > 1 && slices.Contains(modes, corev1.ReadWriteOncePod) {
+	others := slices.ContainsFunc(modes, func(m corev1.PersistentVolumeAccessMode) bool {
+		return m == corev1.ReadOnlyMany || m == corev1.ReadWriteMany || m == corev1.ReadWriteOnce
+	})
+	if others && slices.Contains(modes, corev1.ReadWriteOncePod) {
 		r.add(field.Forbidden(at, "may not use ReadWriteOncePod with other access modes"))
 	}
 }
@@ -104,10 +110,13 @@ func PersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	if len(s.Capacity) == 0 {
 		r.add(field.Required(at.Child("capacity"), ""))
 	}
-	if q, has := s.Capacity[corev1.ResourceStorage]; len(s.Capacity) > 0 && (!has || len(s.Capacity) > 1) {
+	if _, has := s.Capacity[corev1.ResourceStorage]; !has || len(s.Capacity) > 1 {
 		r.add(field.NotSupported(at.Child("capacity"), s.Capacity, []corev1.ResourceName{corev1.ResourceStorage}))
-	} else if has && q.Sign() <= 0 {
-		r.invalid(at.Child("capacity").Key("storage"), q.String(), "must be greater than zero")
+	}
+	for _, name := range sortedNames(s.Capacity) {
+		if q := s.Capacity[name]; q.Sign() <= 0 {
+			r.invalid(at.Child("capacity").Key(string(name)), q.String(), "must be greater than zero")
+		}
 	}
 	ifSet(r, at.Child("persistentVolumeReclaimPolicy"), s.PersistentVolumeReclaimPolicy,
 		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)
@@ -126,10 +135,10 @@ func PersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 			r.add(field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
 		}
 	}
-	if s.Local != nil {
+	if s.Local != nil && s.HostPath == nil {
 		r.required(at.Child("local", "path"), s.Local.Path)
 		if s.NodeAffinity == nil {
-			r.add(field.Required(field.NewPath("metadata", "annotations"), "Local volume requires node affinity"))
+			r.add(field.Required(at.Child("nodeAffinity"), "Local volume requires node affinity"))
 		}
 	}
 	if s.NFS != nil {

@@ -310,3 +310,12 @@ func EndpointsWarnings(e *corev1.Endpoints) []string {
 	}
 	return a.list
 }
+
+// CSIDriverWarnings: tokens are written to logs by drivers that print what they
+// are given.
+func CSIDriverWarnings(d *storagev1.CSIDriver) []string {
+	if len(d.Spec.TokenRequests) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil {
+		return nil
+	}
+	return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
+}

@@ -101,6 +101,7 @@ func DeploymentStatusUpdate(d, _ *appsv1.Deployment) field.ErrorList {
 	r.notMore(at.Child("readyReplicas"), s.ReadyReplicas, s.Replicas, "status.replicas")
 	r.notMore(at.Child("availableReplicas"), s.AvailableReplicas, s.Replicas, "status.replicas")
 	r.notMore(at.Child("availableReplicas"), s.AvailableReplicas, s.ReadyReplicas, "readyReplicas")
+	notNegative(r, at.Child("unavailableReplicas"), s.UnavailableReplicas)
 	return r.errs
 }
 

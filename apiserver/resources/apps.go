@@ -51,6 +51,7 @@ func appsRows() []*Row {
 			}),
 			Strategy: lifecycle(true),
 		}).prints(statefulSetColumns, cells(statefulSetCells)).warns(statefulSetAdvice).
+			named(validation.LabelName).
 			validates(check(validation.StatefulSet), checkUpdate(validation.StatefulSetUpdate)).
 			validatesStatus(checkUpdate(validation.StatefulSetStatusUpdate)),
 	)

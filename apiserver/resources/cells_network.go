@@ -23,7 +23,7 @@ const (
 	ingressClassColumns  = "Name|Controller|Parameters|Age"
 	networkPolicyColumns = "Name|Pod-Selector|Age"
 	serviceCIDRColumns   = "Name|CIDRs|Age"
-	ipAddressColumns     = "Name|ParentRef|Age"
+	ipAddressColumns     = "Name|ParentRef" // upstream forgot the age, which is a cell
 )
 
 func serviceCells(s *corev1.Service, now time.Time) []any {

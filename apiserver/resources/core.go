@@ -36,6 +36,7 @@ func coreRows() []*Row {
 			Strategy: lifecycle(false).
 				afterCreate(on(func(claim *corev1.PersistentVolumeClaim) {
 					claim.Status.Phase = corev1.ClaimPending
+					dropOtherSource(&claim.Spec)
 					mirrorDataSource(&claim.Spec)
 				})).
 				afterUpdate(onUpdate(func(claim, _ *corev1.PersistentVolumeClaim) { mirrorDataSource(&claim.Spec) })),
@@ -81,6 +82,20 @@ func coreRows() []*Row {
 }
 
 var proxyVerbs = []string{"create", "delete", "get", "patch", "update"}
+
+// dropOtherSource takes away what the old field cannot say: anything but a
+// claim or a snapshot. The new one is there for that.
+// Upstream: kubernetes@v1.36 pkg/api/persistentvolumeclaim/util.go EnforceDataSourceBackwardsCompatibility
+func dropOtherSource(spec *corev1.PersistentVolumeClaimSpec) {
+	from := spec.DataSource
+	if from == nil || spec.DataSourceRef != nil {
+		return
+	}
+	group := deref(from.APIGroup, "")
+	if !(group == "" && from.Kind == "PersistentVolumeClaim") && !(group == "snapshot.storage.k8s.io" && from.Kind == "VolumeSnapshot") {
+		spec.DataSource = nil
+	}
+}
 
 // mirrorDataSource keeps dataSource and its successor dataSourceRef alike; a
 // source in another namespace fits only the new field.

@@ -19,7 +19,7 @@ func networkingRows() []*Row {
 			Prefix:   "ingress",
 			Strategy: lifecycle(true),
 		}).prints(ingressColumns, cells(ingressCells)).warns(onCreate(validation.IngressWarnings)).
-			validates(check(validation.Ingress), nil),
+			validates(check(validation.Ingress), checkUpdate(validation.IngressUpdate)),
 		kind[networkingv1.IPAddress, networkingv1.IPAddressList](Row{
 			Plural: "ipaddresses", ShortNames: names("ip"),
 		}).prints(ipAddressColumns, cells(ipAddressCells)).

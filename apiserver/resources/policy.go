@@ -91,8 +91,10 @@ func admissionRows() []*Row {
 // Simplified: requests are not queued by these objects.
 func flowcontrolRows() []*Row {
 	return group("flowcontrol.apiserver.k8s.io", "v1",
-		kind[flowcontrolv1.FlowSchema, flowcontrolv1.FlowSchemaList](Row{Status: true, Strategy: lifecycle(true)}).prints(flowSchemaColumns, cells(flowSchemaCells)),
+		kind[flowcontrolv1.FlowSchema, flowcontrolv1.FlowSchemaList](Row{Status: true, Strategy: lifecycle(true)}).prints(flowSchemaColumns, cells(flowSchemaCells)).
+			validates(check(validation.FlowSchema), nil),
 		kind[flowcontrolv1.PriorityLevelConfiguration, flowcontrolv1.PriorityLevelConfigurationList](
-			Row{Status: true, Strategy: lifecycle(true)}).prints(priorityLevelColumns, cells(priorityLevelCells)),
+			Row{Status: true, Strategy: lifecycle(true)}).prints(priorityLevelColumns, cells(priorityLevelCells)).
+			validates(check(validation.PriorityLevelConfiguration), nil),
 	)
 }

@@ -26,7 +26,8 @@ func serviceRow() *Row {
 		}),
 	}).prints(serviceColumns, cells(serviceCells)).warns(always(validation.ServiceWarnings)).returnsDeleted().
 		named(validation.ServiceName).
-		validates(check(validation.Service), checkUpdate(validation.ServiceUpdate))
+		validates(check(validation.Service), checkUpdate(validation.ServiceUpdate)).
+		validatesStatus(checkUpdate(validation.ServiceStatusUpdate))
 }
 
 // prepareService keeps clusterIP and clusterIPs in step and fills in the IP

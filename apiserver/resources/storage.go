@@ -14,7 +14,7 @@ func storageRows() []*Row {
 				s.PrepareCreate = nil // upstream starts this kind's generation at 0
 				s.RequireResourceVersion = true
 			}),
-		}).prints(csiDriverColumns, cells(csiDriverCells)).returnsDeleted().
+		}).prints(csiDriverColumns, cells(csiDriverCells)).warns(onCreate(validation.CSIDriverWarnings)).returnsDeleted().
 			validates(check(validation.CSIDriver), checkUpdate(validation.CSIDriverUpdate)),
 		kind[storagev1.CSINode, storagev1.CSINodeList](Row{Strategy: needsVersion}).prints(csiNodeColumns, cells(csiNodeCells)).returnsDeleted().
 			validates(check(validation.CSINode), checkUpdate(validation.CSINodeUpdate)),
