@@ -338,7 +338,7 @@ func replayFresh(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	w, err := s.since(ctx, b.behind, list.ResourceVersion)
+	w, err := s.since(ctx, b.behind, b.oldest(ctx, s, list.ResourceVersion))
 	if err != nil {
 		return err
 	}
@@ -348,6 +348,29 @@ func replayFresh(ctx context.Context, b *bench) error {
 		return err
 	}
 	return hear(ctx, w, more...)
+}
+
+// oldest is the revision from which the server that came late says it can tell
+// everything, if its refusal of an older one says so.
+func (b *bench) oldest(ctx context.Context, s *stage, otherwise string) string {
+	w, err := s.since(ctx, b.behind, b.before[0].version)
+	if err != nil {
+		return otherwise
+	}
+	defer w.Stop()
+	select {
+	case event := <-w.Events:
+		var asked, floor int64
+		if event.Status == nil {
+			return otherwise
+		}
+		if _, err := fmt.Sscanf(event.Status.Message, "too old resource version: %d (%d)", &asked, &floor); err != nil {
+			return otherwise
+		}
+		return strconv.FormatInt(floor, 10)
+	case <-time.After(eventPatience):
+		return otherwise
+	}
 }
 
 func replayExpired(ctx context.Context, b *bench) error {
