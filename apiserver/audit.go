@@ -92,6 +92,7 @@ type auditEvent struct {
 	Verb                     string                     `json:"verb"`
 	User                     authenticationv1.UserInfo  `json:"user"`
 	ImpersonatedUser         *authenticationv1.UserInfo `json:"impersonatedUser,omitempty"`
+	AuthenticationMetadata   *auditAuthentication       `json:"authenticationMetadata,omitempty"`
 	SourceIPs                []string                   `json:"sourceIPs,omitempty"`
 	UserAgent                string                     `json:"userAgent,omitempty"`
 	ObjectRef                *auditObject               `json:"objectRef,omitempty"`
@@ -101,6 +102,11 @@ type auditEvent struct {
 	RequestReceivedTimestamp metav1.MicroTime           `json:"requestReceivedTimestamp"`
 	StageTimestamp           metav1.MicroTime           `json:"stageTimestamp"`
 	Annotations              map[string]string          `json:"annotations,omitempty"`
+}
+
+// auditAuthentication is how somebody could be somebody else.
+type auditAuthentication struct {
+	ImpersonationConstraint string `json:"impersonationConstraint,omitempty"`
 }
 
 // auditObject is what a request was about.
@@ -185,6 +191,13 @@ func (r *auditRecord) impersonated(as *user) {
 	if r != nil && as != nil && as.name != r.event.User.Username {
 		info := userInfo(as)
 		r.event.ImpersonatedUser = &info
+	}
+}
+
+// constrained notes by which right the user does.
+func (r *auditRecord) constrained(right string) {
+	if r != nil {
+		r.event.AuthenticationMetadata = &auditAuthentication{right}
 	}
 }
 

@@ -92,6 +92,12 @@ func (d *discovery) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body = marshal(legacyVersions(r))
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if wantsPretty(r) {
+		var out bytes.Buffer
+		if json.Indent(&out, body, "", "  ") == nil {
+			body = append(bytes.TrimRight(out.Bytes(), "\n"), '\n')
+		}
+	}
 	w.Write(body)
 }
 

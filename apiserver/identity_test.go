@@ -212,6 +212,8 @@ func TestImpersonation(t *testing.T) {
 		return ask(t, env, "POST", selfReview, `{}`, nil, header)
 	}
 	eventually(t, "ada may act", func() bool { code, _ := whoami(http.Header{"Impersonate-User": {"eve"}}); return code == 201 })
+	// None of the ways is allowed, and the first says so.
+	const refused = `User \"ada\" cannot impersonate-on:user-info:create resource \"selfsubjectreviews\" in API group \"authentication.k8s.io\" at the cluster scope`
 	for _, test := range []struct {
 		header http.Header
 		code   int
@@ -220,15 +222,55 @@ func TestImpersonation(t *testing.T) {
 		{http.Header{"Impersonate-User": {"eve"}, "Impersonate-Group": {"readers"}, "Impersonate-Uid": {"7"}, "Impersonate-Extra-Scopes": {"view"}}, 201,
 			`"username":"eve","uid":"7","groups":["readers","system:authenticated"],"extra":{"scopes":["view"]}`},
 		{http.Header{"Impersonate-User": {"system:serviceaccount:default:x"}}, 201, `"groups":["system:serviceaccounts","system:serviceaccounts:default","system:authenticated"]`},
-		{http.Header{"Impersonate-User": {"bob"}}, 403, `users \"bob\" is forbidden: User \"ada\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope`},
-		{http.Header{"Impersonate-User": {"eve"}, "Impersonate-Group": {"system:masters"}}, 403, `cannot impersonate resource \"groups\"`},
-		{http.Header{"Impersonate-User": {"eve"}, "Impersonate-Extra-Scopes": {"edit"}}, 403, `cannot impersonate resource \"userextras/scopes\"`},
-		{http.Header{"Impersonate-User": {"eve"}, "Impersonate-Uid": {"8"}}, 403, `cannot impersonate resource \"uids\"`},
+		{http.Header{"Impersonate-User": {"bob"}}, 403, refused},
+		{http.Header{"Impersonate-User": {"eve"}, "Impersonate-Group": {"system:masters"}}, 403, refused},
+		{http.Header{"Impersonate-User": {"eve"}, "Impersonate-Extra-Scopes": {"edit"}}, 403, refused},
+		{http.Header{"Impersonate-User": {"eve"}, "Impersonate-Uid": {"8"}}, 403, refused},
 		{http.Header{"Impersonate-Group": {"readers"}}, 400, "without impersonating a user"},
 	} {
 		asked := test.header.Clone()
 		if code, text := whoami(test.header); code != test.code || !strings.Contains(text, test.text) {
 			t.Errorf("%v: %d %s\nwant %d %s", asked, code, text, test.code, test.text)
+		}
+	}
+}
+
+// Who may do one thing as somebody else may not do another.
+func TestConstrainedImpersonation(t *testing.T) {
+	t.Parallel()
+	env, admin, _ := people(t, "ada")
+	admin.ok("POST", rbacV1+"/clusterroles", asJSON, `{"metadata":{"name":"actor"},"rules":[
+		{"apiGroups":["authentication.k8s.io"],"resources":["users"],"resourceNames":["eve"],"verbs":["impersonate:user-info"]},
+		{"apiGroups":["authentication.k8s.io"],"resources":["groups"],"verbs":["impersonate:user-info"]},
+		{"apiGroups":["authentication.k8s.io"],"resources":["nodes"],"resourceNames":["n1"],"verbs":["impersonate:arbitrary-node"]},
+		{"apiGroups":["authentication.k8s.io"],"resources":["serviceaccounts"],"verbs":["impersonate:serviceaccount"]},
+		{"apiGroups":["authentication.k8s.io"],"resources":["selfsubjectreviews"],"verbs":["impersonate-on:user-info:create","impersonate-on:arbitrary-node:create","impersonate-on:serviceaccount:create"]}]}`)
+	admin.grant("ada", "actor", "")
+	as := func(method, path, name string, groups ...string) (int, string) {
+		return ask(t, env, method, path, `{}`, nil, http.Header{"Authorization": {"Bearer ada"}, "Impersonate-User": {name}, "Impersonate-Group": groups})
+	}
+	eventually(t, "ada may act", func() bool { code, _ := as("POST", selfReview, "eve"); return code == 201 })
+	for _, test := range []struct {
+		method, path, name string
+		group              string
+		code               int
+		text               string
+	}{
+		{"POST", selfReview, "eve", "readers", 201, `"username":"eve","groups":["readers","system:authenticated"]`},
+		{"POST", selfReview, "system:node:n1", "", 201, `"username":"system:node:n1","groups":["system:nodes","system:authenticated"]`},
+		{"POST", selfReview, "system:serviceaccount:default:x", "", 201, `"groups":["system:serviceaccounts","system:serviceaccounts:default","system:authenticated"]`},
+		{"POST", selfReview, "system:node:n2", "", 403, `nodes.authentication.k8s.io \"n2\" is forbidden: User \"ada\" cannot impersonate:arbitrary-node resource \"nodes\" in API group \"authentication.k8s.io\" at the cluster scope`},
+		{"POST", selfReview, "system:node:n1", "readers", 403, `cannot impersonate resource \"users\"`}, // a node has its own groups
+		{"POST", selfReview, "eve", "system:masters", 403, `is not allowed`},
+		{"POST", selfReview, "bob", "", 403, `users.authentication.k8s.io \"bob\" is forbidden: User \"ada\" cannot impersonate:user-info resource \"users\"`},
+		{"GET", "/api/v1/namespaces", "eve", "", 403, `User \"ada\" cannot impersonate-on:user-info:list resource \"namespaces\"`},
+	} {
+		var groups []string
+		if test.group != "" {
+			groups = []string{test.group}
+		}
+		if code, text := as(test.method, test.path, test.name, groups...); code != test.code || !strings.Contains(text, test.text) {
+			t.Errorf("%+v: %d %s", test, code, text)
 		}
 	}
 }

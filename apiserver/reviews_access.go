@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"fmt"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -36,8 +35,10 @@ func (s *Server) reviewAccess(q *request) error {
 		if named := review.Namespace; named != "" && named != q.namespace {
 			return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 		}
-		if spec.ResourceAttributes == nil || spec.ResourceAttributes.Namespace != q.namespace {
-			return apierrors.NewBadRequest(fmt.Sprintf("spec.resourceAttributes.namespace must match namespace: %s", q.namespace))
+		if about := spec.ResourceAttributes; about != nil && about.Namespace != q.namespace {
+			return apierrors.NewInvalid(q.row.GVK().GroupKind(), "", field.ErrorList{
+				field.Invalid(field.NewPath("spec.resourceAttributes.namespace"), about.Namespace, "must match metadata.namespace"),
+			})
 		}
 	}
 	t, wrong := reviewedTarget(&spec)

@@ -250,7 +250,7 @@ func TestWhoMayNot(t *testing.T) {
 		"robot, too much":   {robot, path, 403, "Forbidden", `User "system:serviceaccount:` + u.namespace + `:robot" cannot list resource "secrets"`},
 		"robot, elsewhere":  {robot, "/api/v1/namespaces/default/configmaps", 403, "Forbidden", `in the namespace "default"`},
 		"robot, watch":      {robot, strings.Replace(path, "secrets", "configmaps", 1) + "?watch=true", 403, "Forbidden", `cannot watch resource "configmaps"`},
-		"robot, as jane":    {pretender, path, 403, "Forbidden", `users "jane" is forbidden: User "system:serviceaccount:` + u.namespace + `:robot" cannot impersonate resource "users" in API group "" at the cluster scope`},
+		"robot, as jane":    {pretender, path, 403, "Forbidden", `secrets is forbidden: User "system:serviceaccount:` + u.namespace + `:robot" cannot impersonate-on:user-info:list resource "secrets" in API group "" in the namespace "` + u.namespace + `"`},
 		"robot, everywhere": {robot, "/api/v1/configmaps", 403, "Forbidden", `at the cluster scope`},
 	} {
 		t.Run(name, func(t *testing.T) {
