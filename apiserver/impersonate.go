@@ -112,14 +112,27 @@ func (s *Server) mayImpersonate(q *request, way string, other *user) error {
 	}
 	for _, part := range impersonatedParts(other, way) {
 		part.verb = verb
-		if way != "" && (part.name == "" || part.resource == "groups" && part.name == groupMasters) {
-			return forbidden(q.user, part, fmt.Sprintf("impersonating the %s %q is not allowed", strings.TrimSuffix(part.resource, "s"), part.name))
+		if what := neverImpersonated(part); way != "" && what != "" {
+			return forbidden(q.user, part, "impersonating the "+what+" is not allowed")
 		}
 		if err := s.authorize(q.Context(), q.user, part); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// neverImpersonated names what only the oldest way can make of somebody.
+func neverImpersonated(part target) string {
+	switch {
+	case part.resource == "groups" && part.name == groupMasters:
+		return groupMasters + " group"
+	case part.resource == "groups" && part.name == "":
+		return "empty string group"
+	case part.resource == "userextras" && part.name == "":
+		return "empty string value in extra"
+	}
+	return ""
 }
 
 // impersonatedParts are what one must be allowed to be that user.
