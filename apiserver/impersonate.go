@@ -63,6 +63,7 @@ func (s *Server) impersonate(q *request) (*user, error) {
 		}
 		refused = cmp.Or(refused, err)
 	}
+	q.w.Header().Set("X-Content-Type-Options", "nosniff")
 	return nil, refused
 }
 

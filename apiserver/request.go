@@ -94,7 +94,6 @@ func (s *Server) serve(q *request, start time.Time) (err error) {
 		return err
 	}
 	if q.user, err = s.impersonate(q); err != nil {
-		q.w.Header().Set("X-Content-Type-Options", "nosniff")
 		return err
 	}
 	q.audit.impersonated(q.user)
