@@ -36,8 +36,7 @@ const (
 	// extendRetry is the pause after something failed, and between looks at
 	// objects that are being deleted.
 	extendRetry = 500 * time.Millisecond
-	// extendEvery is how often everything is looked at without a reason: other
-	// servers may have become available, or not.
+	// extendEvery is how often everything is looked at without a reason.
 	extendEvery = 10 * time.Second
 )
 
@@ -60,8 +59,6 @@ type extensionState struct {
 	extra
 	// made says from what the rows of a definition were made.
 	made map[string]string
-	// remote is what is known of other servers; see aggregate.go.
-	services map[string]*remoteService
 }
 
 // extend keeps custom rows and aggregated services as they are declared, until
@@ -72,7 +69,7 @@ func (s *Server) extend(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	state := &extensionState{extra: extra{custom: map[string][]*resources.Row{}}, made: map[string]string{}, services: map[string]*remoteService{}}
+	state := &extensionState{extra: extra{custom: map[string][]*resources.Row{}}, made: map[string]string{}}
 	var bells []<-chan struct{}
 	var watchers []*storage.Watcher
 	for _, resource := range [][2]string{{extensions.DefinitionGroup, "customresourcedefinitions"}, {extensions.ServiceGroup, "apiservices"}} {
@@ -99,6 +96,7 @@ func (s *Server) extend(ctx context.Context) error {
 		select {
 		case <-bells[0]:
 		case <-bells[1]:
+		case <-s.learned:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -127,7 +125,7 @@ func (s *Server) extendOnce(ctx context.Context, state *extensionState) (again b
 			s.undefine(state, name)
 		}
 	}
-	errs = append(errs, s.aggregate(ctx, state))
+	errs = append(errs, s.aggregate(state))
 	return again, errors.Join(errs...)
 }
 

@@ -156,6 +156,9 @@ func aggregatedGroup(g *groupOfRows) apidiscoveryv2.APIGroupDiscovery {
 	out := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
 	for _, v := range g.versions {
 		version := apidiscoveryv2.APIVersionDiscovery{Version: v.name, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+		if v.stale {
+			version.Freshness = apidiscoveryv2.DiscoveryFreshnessStale
+		}
 		for _, row := range v.rows {
 			version.Resources = append(version.Resources, aggregatedResource(row))
 		}
@@ -274,8 +277,9 @@ type groupOfRows struct {
 }
 
 type versionOfRows struct {
-	name string
-	rows []*resources.Row
+	name  string
+	rows  []*resources.Row
+	stale bool // what it has could not be asked
 }
 
 func groupRows(rows []*resources.Row) []*groupOfRows {
@@ -291,6 +295,10 @@ func groupRows(rows []*resources.Row) []*groupOfRows {
 		if j < 0 {
 			j = len(g.versions)
 			g.versions = append(g.versions, &versionOfRows{name: row.Version})
+		}
+		if row.Plural == "" { // a server that does not answer: there is such a version, and no more is known
+			g.versions[j].stale = true
+			continue
 		}
 		g.versions[j].rows = append(g.versions[j].rows, row)
 	}

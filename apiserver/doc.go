@@ -5,12 +5,13 @@
 //	       │ HTTPS: JSON, protobuf, YAML; watch; WebSocket and SPDY for exec
 //	       ▼
 //	request.go   who is it? → may they? → is there room? → what is it about?
-//	             authn.go      authz.go    limits.go        target.go, routes.go
+//	             authn.go      authz.go    flows.go         target.go, routes.go
 //	       │
 //	       ├─ read.go, stream.go   GET, LIST, WATCH: bytes that exist already
 //	       ├─ write.go, patch.go,  decode → default → prepare → admit → validate
 //	       │  fields.go, delete.go   → allocate → store → encode
-//	       ├─ kubelet.go           logs, exec, attach, port-forward: passed through
+//	       ├─ kubelet.go, proxy.go logs, exec, attach, port-forward, proxies: passed through
+//	       ├─ aggregate.go         whole groups, served by somebody else
 //	       ├─ reviews.go, pods.go  questions and commands in the form of objects
 //	       └─ discovery.go, openapi.go, table.go   what there is, and how to show it
 //	       ▼
@@ -38,16 +39,15 @@
 //
 // # What it refuses to do
 //
-// It never calls another component but a kubelet, and that only on behalf of a
-// request. It keeps no state in memory that etcd does not have: it may be
-// killed at any instruction and started anywhere, or run twice.
+// It calls nobody on its own account: a kubelet, a node, pod or Service, or the
+// server behind an APIService hears from it only what somebody asked for. It
+// keeps no state in memory that etcd does not have: it may be killed at any
+// instruction and started anywhere, or run twice.
 //
 // # Stand-ins
 //
 // Where a comment says "Simplified:", the comment says what is missing. The
-// largest: there are no
-// webhooks, no rules in CEL, no aggregated API servers and no audit log; with several servers the last one started owns the endpoints of
-// the kubernetes Service.
+// largest: there are no webhooks and no rules in CEL.
 //
 // Start reading at Server.serve in request.go, then createObject in write.go.
 package apiserver

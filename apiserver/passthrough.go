@@ -21,6 +21,8 @@ type passage struct {
 	// dialError is the error of an other that cannot be reached; nil is the
 	// kubelet's.
 	dialError func(to string, err error) error
+	// sign adds to the headers of the request.
+	sign func(http.Header)
 	// prefix is the path at which the other's pages appear to be; links and
 	// redirections in its answers are changed to lead there. "" changes nothing.
 	prefix string
@@ -43,6 +45,9 @@ func (s *Server) passThrough(q *request, p passage) error {
 			r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
 			r.SetXForwarded()
 			s.dropProofs(r.Out.Header)
+			if p.sign != nil {
+				p.sign(r.Out.Header)
+			}
 		},
 		ModifyResponse: func(answer *http.Response) error {
 			if p.check != nil {

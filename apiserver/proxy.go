@@ -116,7 +116,7 @@ func (s *Server) proxyService(q *request) error {
 		}
 		port = service.Spec.Ports[i].Name
 	}
-	hosts := s.endpointsOf(service, port)
+	hosts := s.endpointsOf(service, port, s.isPod)
 	if len(hosts) == 0 {
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", q.name))
 	}
@@ -124,9 +124,8 @@ func (s *Server) proxyService(q *request) error {
 }
 
 // endpointsOf lists the ready endpoints of a Service's port, by the port's
-// name. Only addresses that a pod of the namespace really has count: whoever
-// may write endpoints could lead us anywhere with others.
-func (s *Server) endpointsOf(service *corev1.Service, port string) []string {
+// name, as far as they may be asked.
+func (s *Server) endpointsOf(service *corev1.Service, port string, may func(namespace string, endpoint *discoveryv1.Endpoint) bool) []string {
 	var hosts []string
 	for _, slice := range allCached[*discoveryv1.EndpointSlice](s, discoveryv1.GroupName, "endpointslices", service.Namespace) {
 		if slice.Labels[discoveryv1.LabelServiceName] != service.Name {
@@ -137,7 +136,7 @@ func (s *Server) endpointsOf(service *corev1.Service, port string) []string {
 				continue
 			}
 			for _, endpoint := range slice.Endpoints {
-				if ready := endpoint.Conditions.Ready; (ready == nil || *ready) && len(endpoint.Addresses) > 0 && s.isPod(service.Namespace, &endpoint) {
+				if ready := endpoint.Conditions.Ready; (ready == nil || *ready) && len(endpoint.Addresses) > 0 && may(service.Namespace, &endpoint) {
 					hosts = append(hosts, net.JoinHostPort(endpoint.Addresses[0], strconv.Itoa(int(*p.Port))))
 				}
 			}
@@ -146,6 +145,8 @@ func (s *Server) endpointsOf(service *corev1.Service, port string) []string {
 	return hosts
 }
 
+// isPod reports whether a pod of the namespace really has an endpoint's
+// address: whoever may write endpoints could lead us anywhere with others.
 func (s *Server) isPod(namespace string, endpoint *discoveryv1.Endpoint) bool {
 	ref := endpoint.TargetRef
 	if ref == nil || ref.Kind != "Pod" || ref.Namespace != namespace {

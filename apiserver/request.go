@@ -111,6 +111,10 @@ func (s *Server) serve(q *request, start time.Time) (err error) {
 		return err
 	}
 	defer q.seat.leave()
+	// Is it somebody else's?
+	if other := s.elsewhere(q.path); other != nil {
+		return s.askElsewhere(q, other)
+	}
 	// What is it about?
 	if !q.isResource || q.resource == "" {
 		s.paths.ServeHTTP(q.w, q.Request)
@@ -143,12 +147,12 @@ func (q *request) fail(err error) {
 	if q.w.code != 0 {
 		return // the answer has begun; the connection can only be cut
 	}
-	switch err {
-	case errTooMany:
+	if err == errTooMany {
 		q.sendTooMany()
 		return
-	case errNoGroup:
-		http.NotFound(q.w, q.Request)
+	}
+	if plain, ok := err.(*plainError); ok {
+		http.Error(q.w, plain.text, plain.code)
 		return
 	}
 	status := statusOf(err)
@@ -163,6 +167,17 @@ func (q *request) fail(err error) {
 	q.format = f
 	q.sendObject(int(status.Code), &status, schema.GroupVersionKind{Version: "v1", Kind: "Status"})
 }
+
+// plainError is answered as text, where upstream's answer is no Status.
+type plainError struct {
+	code int
+	text string
+}
+
+func (e *plainError) Error() string { return e.text }
+
+// errUnavailable is said of a server that is not well.
+var errUnavailable = &plainError{http.StatusServiceUnavailable, "service unavailable"}
 
 // statusOf is the one place where an error becomes a Status.
 func statusOf(err error) metav1.Status {

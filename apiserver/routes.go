@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"errors"
 	"net/http"
 	"slices"
 
@@ -140,7 +139,7 @@ var errNoPath = &apierrors.StatusError{ErrStatus: metav1.Status{
 
 // errNoGroup is errNoPath for groups that are not built in, of which upstream's
 // last server in the chain knows nothing to say.
-var errNoGroup = errors.New("404 page not found")
+var errNoGroup = &plainError{http.StatusNotFound, "404 page not found"}
 
 // errNoMethod is what a path answers to a method that it does not have.
 var errNoMethod = &apierrors.StatusError{ErrStatus: metav1.Status{

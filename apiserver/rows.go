@@ -22,13 +22,15 @@ type served struct {
 	byKey     map[rowKey]*resources.Row
 	discovery *discovery
 	openAPI   *openAPI
+	remote    map[string]*remoteServer // by group and version
 }
 
 // extra is what is served beside the built-in rows.
 type extra struct {
 	custom map[string][]*resources.Row // by definition
-	// remote are rows that are only listed: another server serves them.
-	remote []*resources.Row
+	// remote are other servers, by group and version, and listed what they have.
+	remote map[string]*remoteServer
+	listed []*resources.Row
 	// priority of groups in discovery; those without have customPriority.
 	priority map[string]int32
 }
@@ -47,11 +49,11 @@ func (s *Server) install(e extra) {
 			}
 		}
 	}
-	next := &served{byKey: make(map[rowKey]*resources.Row, len(s.allRows)+len(rows))}
+	next := &served{remote: e.remote, byKey: make(map[rowKey]*resources.Row, len(s.allRows)+len(rows))}
 	for _, row := range append(rows[:len(rows):len(rows)], s.allRows...) { // what is built in wins
 		next.byKey[rowKey{row.Group, row.Version, row.Plural}] = row
 	}
-	listed = append(rows[:len(rows):len(rows)], e.remote...)
+	listed = append(rows[:len(rows):len(rows)], e.listed...)
 	slices.SortStableFunc(listed, func(a, b *resources.Row) int {
 		return cmp.Or(
 			cmp.Compare(e.priorityOf(b.Group), e.priorityOf(a.Group)),

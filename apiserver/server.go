@@ -48,7 +48,8 @@ type Config struct {
 	ServiceCIDR   string // 10.96.0.0/12
 	NodePortRange string // 30000-32767
 
-	Kubelet KubeletConfig
+	Kubelet    KubeletConfig
+	Aggregator AggregatorConfig
 
 	// RequestTimeout bounds everything but watches and streams; 0 means a minute.
 	RequestTimeout time.Duration
@@ -136,6 +137,8 @@ type Server struct {
 	streams   streams
 	// extensions is closed when all that definitions declare is served.
 	extensions chan struct{}
+	// Between extend and watchOthers: there are other servers, and news of them.
+	ask, learned chan struct{}
 }
 
 // New makes a server of all built-in resources. It does no I/O.
@@ -155,7 +158,7 @@ func newServer(cfg Config, rows []*resources.Row, log *slog.Logger) (*Server, er
 		cfg: cfg, log: log, allRows: rows, store: store, openAPI: newOpenAPI(rows),
 		metrics: newMetrics(), fields: newFieldTracker(),
 		listening: make(chan struct{}), ready: make(chan struct{}), stopping: make(chan struct{}), draining: make(chan struct{}),
-		extensions: make(chan struct{}),
+		extensions: make(chan struct{}), ask: make(chan struct{}, 1), learned: make(chan struct{}, 1),
 	}
 	s.metrics.registry.MustRegister(store)
 	s.flows = newFlowControl(s)
@@ -224,6 +227,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.housekeeping(ctx)
 	})
 	group.Go(func() error { return s.extend(ctx) })
+	group.Go(func() error { return s.watchOthers(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		defer stopStore()

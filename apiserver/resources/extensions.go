@@ -119,7 +119,6 @@ func checkServiceReference(path *field.Path, spec *extensions.APIServiceSpec) fi
 		return errs
 	}
 	service := path.Child("service")
-	errs = append(errs, field.Forbidden(service, "other API servers are not proxied by this server"))
 	if spec.Service.Namespace == "" {
 		errs = append(errs, field.Required(service.Child("namespace"), ""))
 	}

@@ -86,9 +86,7 @@ func admissionRows() []*Row {
 	)
 }
 
-// flowcontrolRows are stored and listed only.
-//
-// Simplified: requests are not queued by these objects.
+// flowcontrolRows say who waits behind whom; flows.go of the API server obeys.
 func flowcontrolRows() []*Row {
 	return group("flowcontrol.apiserver.k8s.io", "v1",
 		kind[flowcontrolv1.FlowSchema, flowcontrolv1.FlowSchemaList](Row{Status: true, Strategy: lifecycle(true)}).prints(flowSchemaColumns, cells(flowSchemaCells)).

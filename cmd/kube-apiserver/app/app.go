@@ -94,7 +94,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	flags.Refuse(fs, "authentication-config", "its rules would not be applied")
 	flags.Refuse(fs, "oidc-issuer-url", "OpenID Connect tokens would not be checked")
 	flags.AcceptIgnored(fs, "allow-privileged",
-		"feature-gates", "proxy-client-cert-file", "proxy-client-key-file", "storage-backend",
+		"feature-gates", "storage-backend",
 		"default-watch-cache-size", "watch-cache-sizes", "delete-collection-workers",
 		"endpoint-reconciler-type", "apiserver-count", "event-ttl-jitter", "kubelet-timeout", "kubelet-port",
 		"cors-allowed-origins", "audit-log-batch-buffer-size", "audit-log-batch-max-size", "audit-log-batch-max-wait",
@@ -102,7 +102,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 		"default-not-ready-toleration-seconds", "default-unreachable-toleration-seconds", "etcd-count-metric-poll-period",
 		"etcd-db-metric-poll-interval", "etcd-healthcheck-timeout", "etcd-readycheck-timeout", "livez-grace-period",
 		"lease-reuse-duration-seconds", "emulated-version")
-	flags.AcceptIgnoredBool(fs, "profiling", "contention-profiling", "watch-cache", "enable-aggregator-routing",
+	flags.AcceptIgnoredBool(fs, "profiling", "contention-profiling", "watch-cache",
 		"enable-garbage-collector", "permit-address-sharing", "permit-port-sharing",
 		"service-account-lookup", "service-account-extend-token-expiration", "enable-logs-handler")
 }
@@ -122,6 +122,10 @@ func (o *options) addStorageFlags(fs *pflag.FlagSet) {
 }
 
 func (o *options) addIdentityFlags(fs *pflag.FlagSet) {
+	g := &o.cfg.Aggregator
+	fs.StringVar(&g.CertFile, "proxy-client-cert-file", "", "client certificate for other API servers")
+	fs.StringVar(&g.KeyFile, "proxy-client-key-file", "", "its key")
+	fs.BoolVar(&g.Endpoints, "enable-aggregator-routing", false, "reach other API servers by the endpoints of their Services")
 	a, r, k := &o.cfg.ServiceAccount, &o.cfg.RequestHeader, &o.cfg.Kubelet
 	fs.StringSliceVar(&a.Issuers, "service-account-issuer", nil, "issuer of service-account tokens; the first signs")
 	fs.StringSliceVar(&a.KeyFiles, "service-account-key-file", nil, "keys that verify service-account tokens")
