@@ -77,8 +77,9 @@ $(PARTS)/podinfo $(PARTS)/podcli: $(PARTS)/%: payload/podinfo/go.mod payload/pod
 	$(call go-build,payload/podinfo) -o $(CURDIR)/$@ github.com/stefanprodan/podinfo/cmd/$*
 
 # What else podinfo brings: the page it serves, and the manifests that the demo applies. $(call podinfo-files) is its
-# folder in Go's module cache, where files are read-only.
-podinfo-files = $$($(GO) list -C payload/podinfo -m -f '{{.Dir}}' github.com/stefanprodan/podinfo)
+# folder in Go's module cache, where files are read-only; on a new machine nobody may have asked for it yet.
+podinfo-files = $$($(GO) mod download -C payload/podinfo github.com/stefanprodan/podinfo && \
+	$(GO) list -C payload/podinfo -m -f '{{.Dir}}' github.com/stefanprodan/podinfo)
 $(PARTS)/podinfo.vue.html: payload/podinfo/go.mod payload/podinfo/go.sum
 	@mkdir -p $(PARTS)
 	install -m 644 $(podinfo-files)/ui/vue.html $@
