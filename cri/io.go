@@ -113,6 +113,7 @@ type containerIO struct {
 
 	mu      sync.Mutex // guards what follows
 	clients map[*client]struct{}
+	spoke   bool // there has been output
 	ended   bool
 }
 
@@ -147,6 +148,7 @@ const attachPatience = 10 * time.Second
 
 func (c *containerIO) broadcast(stream string, chunk []byte) {
 	c.mu.Lock()
+	c.spoke = true
 	clients := make([]*client, 0, len(c.clients))
 	for cl := range c.clients {
 		clients = append(clients, cl)
@@ -178,6 +180,10 @@ func (c *containerIO) drop(cl *client) {
 	}
 }
 
+// errLate is for who came after all the output: kubectl run takes an error for
+// a reason to print the log.
+var errLate = errors.New("the container has ended; what it said was before this session, and is in its log")
+
 // attach joins a session until the container ends, the client goes, or its
 // input is exhausted with no output wanted.
 func (c *containerIO) attach(ctx context.Context, in io.Reader, out, errOut io.Writer, stdinOnce bool) error {
@@ -188,6 +194,7 @@ func (c *containerIO) attach(ctx context.Context, in io.Reader, out, errOut io.W
 		return errors.New("the container's output has ended")
 	}
 	c.clients[cl] = struct{}{}
+	late := c.spoke && stdinOnce
 	c.mu.Unlock()
 	defer func() { close(cl.left); c.drop(cl) }()
 
@@ -207,6 +214,7 @@ func (c *containerIO) attach(ctx context.Context, in io.Reader, out, errOut io.W
 	for {
 		select {
 		case chunk := <-cl.chunks:
+			late = false
 			to := out
 			if chunk.stream == streamStderr {
 				to = errOut
@@ -223,6 +231,9 @@ func (c *containerIO) attach(ctx context.Context, in io.Reader, out, errOut io.W
 				return nil
 			}
 		case <-cl.ended:
+			if late && out != nil {
+				return errLate
+			}
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
