@@ -163,6 +163,7 @@ type SelectableField struct {
 
 // CustomResourceDefinitionStatus is what the server says.
 type CustomResourceDefinitionStatus struct {
+	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []CustomResourceDefinitionCondition `json:"conditions"`
