@@ -23,9 +23,9 @@ type faults struct {
 	LagOf func(plural string, revision int) time.Duration
 	// Twice delivers each event two times.
 	Twice bool
-	// Meddle says before which writes somebody else changes the object, so
-	// that the write meets a conflict.
-	Meddle func(method string, t target) bool
+	// Meddle says before which of the manager's writes somebody else changes the
+	// object, so that the write meets a conflict.
+	Meddle func(t target) bool
 	// FromManager is Fault for the manager's own writes, events and leases
 	// aside.
 	FromManager func(method, path string) (before, after error)
@@ -47,7 +47,7 @@ func (s *fakeAPI) fault(r *http.Request) (before, after error) {
 		return nil, nil
 	case s.Fault != nil:
 		return s.Fault(r.Method, path)
-	case s.FromManager != nil && strings.HasPrefix(r.UserAgent(), managerAgent) && !strings.Contains(path, "/events") && !strings.Contains(path, "/leases"):
+	case s.FromManager != nil && byManager(r) && !strings.Contains(path, "/events") && !strings.Contains(path, "/leases"):
 		return s.FromManager(r.Method, path)
 	}
 	return nil, nil
@@ -56,8 +56,8 @@ func (s *fakeAPI) fault(r *http.Request) (before, after error) {
 // managerAgent tells the manager's requests from those of users and nodes.
 const managerAgent = "manager"
 
-// allWrites returns every write so far.
-func (s *fakeAPI) allWrites() []string {
+// managerWrites returns every write of the manager so far.
+func (s *fakeAPI) managerWrites() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.history)
@@ -70,9 +70,11 @@ func (s *fakeAPI) times() int {
 	return 1
 }
 
-func (s *fakeAPI) meddles(method string, t target) bool {
-	return method == http.MethodPut && s.Meddle != nil && s.Meddle(method, t)
+func (s *fakeAPI) meddles(r *http.Request, t target) bool {
+	return r.Method == http.MethodPut && byManager(r) && s.Meddle != nil && s.Meddle(t)
 }
+
+func byManager(r *http.Request) bool { return strings.HasPrefix(r.UserAgent(), managerAgent) }
 
 // selects knows the two field selectors that controllers use.
 func selects(selector string, obj object) bool {

@@ -51,7 +51,7 @@ type fakeAPI struct {
 	compacted   int                    // no watch can start before it
 	collections map[string]*collection // by "group/plural"
 	writes      []string               // "POST pods web-x", in order, since last asked
-	history     []string               // the same, from the beginning
+	history     []string               // those of the manager, from the beginning
 }
 
 type collection struct {
@@ -169,11 +169,14 @@ func (s *fakeAPI) serve(r *http.Request, t target, body []byte) (any, error) {
 	c := s.collection(t.collection())
 	if r.Method != http.MethodGet && t.plural != "events" && t.plural != "leases" {
 		write := strings.TrimSpace(fmt.Sprintf("%s %s %s %s", r.Method, t.plural, t.name, t.subresource))
-		s.writes, s.history = append(s.writes, write), append(s.history, write)
+		s.writes = append(s.writes, write)
+		if byManager(r) {
+			s.history = append(s.history, write)
+		}
 	}
-	if s.meddles(r.Method, t) && c.objects[t.key()] != nil {
+	if s.meddles(r, t) && c.objects[t.key()] != nil {
 		obj := copied(c.objects[t.key()])
-		meta(obj)["annotations"] = with(meta(obj)["annotations"], "example.com/meddled", strconv.Itoa(s.revision))
+		meta(obj)["annotations"] = with(meta(obj)["annotations"], corev1.LastAppliedConfigAnnotation, strconv.Itoa(s.revision))
 		s.put(c, t, obj, "MODIFIED")
 	}
 	have, exists := c.objects[t.key()]

@@ -46,9 +46,8 @@ func Register(m *harness.Manager) {
 		failed:     &backoff{entries: map[string]*failures{}},
 	}
 	loop := harness.NewLoop(s, workers, c.reconcile)
-	harness.WatchSelf(loop, c.daemonSets)
+	harness.WatchWorkload(loop, c.daemonSets, c.pods, selectorOf)
 	harness.WatchOwned(loop, c.revisions, "DaemonSet", nil)
-	harness.WatchOwned(loop, c.pods, "DaemonSet", harness.Adopters[*corev1.Pod](c.daemonSets, selectorOf))
 	harness.Watch(loop, c.nodes, c.concerned)
 }
 

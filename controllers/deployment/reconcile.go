@@ -36,8 +36,7 @@ func Register(m *harness.Manager) {
 		replicaSets: harness.StoreOf(s, client.ReplicaSets),
 	}
 	loop := harness.NewLoop(s, workers, c.reconcile)
-	harness.WatchSelf(loop, c.deployments)
-	harness.WatchOwned(loop, c.replicaSets, "Deployment", harness.Adopters[*appsv1.ReplicaSet](c.deployments, selectorOf))
+	harness.WatchWorkload(loop, c.deployments, c.replicaSets, selectorOf)
 }
 
 func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, error) {

@@ -27,6 +27,8 @@ type controller struct {
 	replicationControllers *harness.Store[*corev1.ReplicationController]
 }
 
+func selectorOf(b *policyv1.PodDisruptionBudget) *metav1.LabelSelector { return b.Spec.Selector }
+
 // Register adds the controller to a manager.
 func Register(m *harness.Manager) {
 	s := m.Scope(harness.Identity{Name: "disruption-controller", Account: "disruption-controller", Source: "controllermanager"})
@@ -41,7 +43,16 @@ func Register(m *harness.Manager) {
 	}
 	loop := harness.NewLoop(s, 1, c.reconcile)
 	harness.WatchSelf(loop, c.budgets)
-	harness.Watch(loop, c.pods, func(old, new *corev1.Pod) []string { return append(c.concerned(old), c.concerned(new)...) })
+	concerned := harness.Selecting[*corev1.Pod](c.budgets, selectorOf)
+	harness.Watch(loop, c.pods, func(old, new *corev1.Pod) []string {
+		var keys []string
+		for _, pod := range []*corev1.Pod{old, new} {
+			if pod != nil {
+				keys = append(keys, concerned(pod)...)
+			}
+		}
+		return keys
+	})
 	watchScale(c, loop, c.deployments)
 	watchScale(c, loop, c.statefulSets)
 	watchScale(c, loop, c.replicaSets)
@@ -65,20 +76,6 @@ func watchScale[T client.Object](c *controller, loop *harness.Loop[string], stor
 		}
 		return keys
 	})
-}
-
-// concerned are the budgets that select a pod.
-func (c *controller) concerned(pod *corev1.Pod) []string {
-	if pod == nil {
-		return nil
-	}
-	var keys []string
-	for _, b := range c.budgets.ByIndex(harness.ByNamespace, pod.Namespace) {
-		if selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err == nil && selector.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, client.Key(b))
-		}
-	}
-	return keys
 }
 
 func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, error) {

@@ -45,13 +45,15 @@ func Claim[T client.Object](owner metav1.Object, selector labels.Selector, candi
 	return c
 }
 
-// Adopters finds, for WatchOwned, the owners whose selector fits an orphan.
-func Adopters[T, O client.Object](owners *Store[O], selectorOf func(O) *metav1.LabelSelector) func(T) []string {
-	return func(orphan T) []string {
+// Selecting finds the keys of the owners whose selector fits an object of their
+// namespace: who might adopt an orphan, and whom a change of what they only
+// count concerns.
+func Selecting[T, O client.Object](owners *Store[O], selectorOf func(O) *metav1.LabelSelector) func(T) []string {
+	return func(obj T) []string {
 		var keys []string
-		for _, owner := range owners.ByIndex(ByNamespace, orphan.GetNamespace()) {
+		for _, owner := range owners.ByIndex(ByNamespace, obj.GetNamespace()) {
 			selector, err := metav1.LabelSelectorAsSelector(selectorOf(owner))
-			if err == nil && !selector.Empty() && selector.Matches(labels.Set(orphan.GetLabels())) {
+			if err == nil && selector.Matches(labels.Set(obj.GetLabels())) {
 				keys = append(keys, client.Key(owner))
 			}
 		}

@@ -95,6 +95,13 @@ func WatchOwned[T client.Object](l *Loop[string], store *Store[T], ownerKind str
 	})
 }
 
+// WatchWorkload is how every owner with a selector listens: to its own kind,
+// and to the parts that it has or may adopt.
+func WatchWorkload[O, P client.Object](l *Loop[string], owners *Store[O], parts *Store[P], selectorOf func(O) *metav1.LabelSelector) {
+	WatchSelf(l, owners)
+	WatchOwned(l, parts, owners.Kind().Kind, Selecting[P](owners, selectorOf))
+}
+
 // Run works until ctx ends.
 func (l *Loop[K]) Run(ctx context.Context) error {
 	if !l.scope.waitForStores(ctx) || l.gate != nil && !client.WaitSynced(ctx, l.gate) {

@@ -36,8 +36,7 @@ func Register(m *harness.Manager) {
 	s := m.Scope(harness.Identity{Name: "job-controller", Account: "job-controller", Source: "job-controller"})
 	c := &controller{Scope: s, jobs: harness.StoreOf(s, client.Jobs), pods: harness.StoreOf(s, client.Pods)}
 	loop := harness.NewLoop(s, workers, c.reconcile)
-	harness.WatchSelf(loop, c.jobs)
-	harness.WatchOwned(loop, c.pods, "Job", harness.Adopters[*corev1.Pod](c.jobs, selectorOf))
+	harness.WatchWorkload(loop, c.jobs, c.pods, selectorOf)
 
 	// Pods that nobody will count any more must not keep the finalizer.
 	leftovers := harness.NewLoop(s, 1, c.letGo)

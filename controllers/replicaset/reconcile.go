@@ -48,9 +48,8 @@ func Register(m *harness.Manager) {
 
 func run[T client.Object](c *controller[T]) {
 	loop := harness.NewLoop(c.Scope, workers, c.reconcile)
-	harness.WatchSelf(loop, c.owners)
 	selectorOf := func(owner T) *metav1.LabelSelector { return c.view(owner).Spec.Selector }
-	harness.WatchOwned(loop, c.pods, c.owners.Kind().Kind, harness.Adopters[*corev1.Pod](c.owners, selectorOf))
+	harness.WatchWorkload(loop, c.owners, c.pods, selectorOf)
 }
 
 func (c *controller[T]) reconcile(ctx context.Context, key string) (time.Duration, error) {

@@ -40,24 +40,15 @@ func Register(m *harness.Manager) {
 		claims:    harness.StoreOf(s, client.PersistentVolumeClaims),
 	}
 	loop := harness.NewLoop(s, workers, c.reconcile)
-	harness.WatchSelf(loop, c.sets)
+	harness.WatchWorkload(loop, c.sets, c.pods, selectorOf)
 	harness.WatchOwned(loop, c.revisions, "StatefulSet", nil)
-	harness.WatchOwned(loop, c.pods, "StatefulSet", harness.Adopters[*corev1.Pod](c.sets, selectorOf))
-	harness.Watch(loop, c.claims, c.waiting)
-}
-
-// waiting are the sets that may wait for a claim to be gone.
-func (c *controller) waiting(old, new *corev1.PersistentVolumeClaim) []string {
-	if old == nil || new != nil {
-		return nil
-	}
-	var keys []string
-	for _, set := range c.sets.ByIndex(harness.ByNamespace, old.Namespace) {
-		if selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector); err == nil && selector.Matches(labels.Set(old.Labels)) {
-			keys = append(keys, client.Key(set))
+	waiting := harness.Selecting[*corev1.PersistentVolumeClaim](c.sets, selectorOf)
+	harness.Watch(loop, c.claims, func(old, new *corev1.PersistentVolumeClaim) []string {
+		if new != nil {
+			return nil
 		}
-	}
-	return keys
+		return waiting(old) // an ordinal may wait for it to be gone
+	})
 }
 
 func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, error) {
