@@ -15,7 +15,7 @@
 //
 //	BENCH_TIME=3s       how long one figure is taken
 //	BENCH_ONLY=regexp   only these rows
-//	BENCH_PROFILE=dir   CPU profiles of ours, one per row
+//	BENCH_PROFILE=dir   CPU profiles of all but upstream, one per row and process
 package bench
 
 import (
@@ -31,6 +31,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	go profileOnSignal() // every server is this program
 	if role := os.Getenv(roleVariable); role != "" {
 		play(role)
 	}
@@ -147,15 +148,13 @@ func BenchmarkTable(b *testing.B) {
 func (w *world) measureRow(r row) map[string]figure {
 	out := map[string]figure{}
 	if r.bare != nil {
-		out["bare"] = r.bare(w, w.bare)
+		out["bare"] = w.profiled(r.name, w.bare, r.bare)
 	}
 	if r.store != nil {
-		out["etcd"] = r.store(w, w.etcd)
+		out["etcd"] = w.profiled(r.name, w.etcd, r.store)
 	}
 	if r.api != nil {
-		stop := w.profile(r.name)
-		out["ours"] = r.api(w, w.ours)
-		stop()
+		out["ours"] = w.profiled(r.name, w.ours, r.api)
 		if w.upstream != nil {
 			out["upstream"] = r.api(w, w.upstream)
 		}

@@ -202,7 +202,6 @@ func play(role string) {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	go profileOnSignal()
 	switch role {
 	case "bare":
 		serveBare()
@@ -215,13 +214,12 @@ func play(role string) {
 	os.Exit(0)
 }
 
-// profileOnSignal writes a CPU profile between two SIGUSR1.
+// profileOnSignal writes a CPU profile of what happens between two SIGUSR1.
 func profileOnSignal() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGUSR1)
-	for i := 0; ; i++ {
-		<-signals
-		file, err := os.Create(filepath.Join(os.Getenv("BENCH_PROFILE"), fmt.Sprintf("%02d.pprof", i)))
+	for range signals {
+		file, err := os.Create(profileOf(os.Getpid()) + ".part")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return
@@ -230,20 +228,42 @@ func profileOnSignal() {
 		<-signals
 		pprof.StopCPUProfile()
 		file.Close()
+		os.Rename(file.Name(), profileOf(os.Getpid()))
 	}
 }
 
-var profiles int
+// profileOf is where a process leaves its profile.
+func profileOf(pid int) string {
+	return filepath.Join(os.Getenv("BENCH_PROFILE"), fmt.Sprint(pid, ".pprof"))
+}
 
-// profile profiles ours until stop, if that is asked for.
-func (w *world) profile(name string) (stop func()) {
-	if os.Getenv("BENCH_PROFILE") == "" {
-		return func() {}
+// profiled measures a row at a server, and profiles the server and its etcd
+// meanwhile if that is asked for.
+func (w *world) profiled(row string, s *server, measure func(*world, *server) figure) figure {
+	if os.Getenv("BENCH_PROFILE") == "" || s == w.upstream {
+		return measure(w, s)
 	}
-	fmt.Printf("%02d.pprof: %s\n", profiles, name)
-	profiles++
-	syscall.Kill(w.ours.pid, syscall.SIGUSR1)
-	return func() { syscall.Kill(w.ours.pid, syscall.SIGUSR1) }
+	processes := map[string]int{}
+	if s.pid != 0 {
+		processes[s.name] = s.pid
+	}
+	if s.etcd != nil {
+		processes[s.name+" etcd"] = s.etcd.PID()
+	}
+	for _, pid := range processes {
+		syscall.Kill(pid, syscall.SIGUSR1)
+	}
+	result := measure(w, s)
+	for name, pid := range processes {
+		syscall.Kill(pid, syscall.SIGUSR1)
+		to := filepath.Join(os.Getenv("BENCH_PROFILE"), strings.NewReplacer(" ", "-", ",", "").Replace(row+" "+name)+".pprof")
+		for deadline := time.Now().Add(limit); os.Rename(profileOf(pid), to) != nil; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				w.Fatalf("no profile of %s", name)
+			}
+		}
+	}
+	return result
 }
 
 // startBare runs the bare handler.
