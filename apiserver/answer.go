@@ -3,7 +3,8 @@ package apiserver
 import (
 	"context"
 	"net/http"
-	"strings"
+	"net/url"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,6 +62,14 @@ func (q *request) identify() {
 	q.w.Header()["Audit-Id"] = []string{q.auditID}
 }
 
+// query is the request's parameters, taken apart once.
+func (q *request) query() url.Values {
+	if q.parameters == nil {
+		q.parameters = q.URL.Query()
+	}
+	return q.parameters
+}
+
 // longRunning reports whether the request lasts as long as the client likes.
 func (q *request) longRunning() bool { return q.verb == "watch" || q.isStream() }
 
@@ -86,8 +95,7 @@ func (s *Server) bound(q *request) (finish func(), err error) {
 		return func() {}, nil
 	}
 	timeout := s.cfg.RequestTimeout
-	if strings.Contains(q.URL.RawQuery, "timeout=") && q.URL.Query().Get("timeout") != "" {
-		wanted := q.URL.Query().Get("timeout")
+	if wanted := q.query().Get("timeout"); wanted != "" {
 		parsed, err := time.ParseDuration(wanted)
 		if err != nil {
 			return nil, apierrors.NewBadRequest("invalid timeout specified in the request URL - " + err.Error())
@@ -96,20 +104,75 @@ func (s *Server) bound(q *request) (finish func(), err error) {
 			timeout = min(timeout, parsed)
 		}
 	}
-	ctx, cancel := context.WithTimeout(q.Context(), timeout)
+	ctx := &bounded{Context: q.Context(), deadline: time.Now().Add(timeout)}
 	q.Request = q.Request.WithContext(ctx)
 	over := make(chan struct{})
 	control := http.NewResponseController(q.w.ResponseWriter)
-	stop := context.AfterFunc(ctx, func() {
+	timer := time.AfterFunc(timeout, func() {
 		defer close(over)
 		control.SetReadDeadline(time.Now())
 		control.SetWriteDeadline(time.Now().Add(sendPatience))
 	})
 	return func() {
 		// Nobody may touch the writer after the handler has returned.
-		if !stop() {
+		if !timer.Stop() {
 			<-over
 		}
-		cancel()
+		ctx.end()
 	}, nil
+}
+
+// bounded is a request's context, with its deadline. Most requests are answered
+// from memory and never wait for anything; so what waiting takes (a timer, a
+// channel, a place among the parent's children) is made when somebody first
+// asks for Done, and not for every request, where it would cost as much as all
+// the rest of a GET.
+type bounded struct {
+	context.Context // of the connection: it ends when the client goes away
+	deadline        time.Time
+
+	mu     sync.Mutex      // guards the fields below
+	timed  context.Context // nil as long as nobody has waited
+	cancel context.CancelFunc
+}
+
+func (b *bounded) Deadline() (time.Time, bool) { return b.deadline, true }
+
+func (b *bounded) Done() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timed == nil {
+		b.timed, b.cancel = context.WithDeadline(b.Context, b.deadline)
+	}
+	return b.timed.Done()
+}
+
+func (b *bounded) Err() error {
+	err := b.current().Err()
+	if err == nil && !time.Now().Before(b.deadline) {
+		err = context.DeadlineExceeded
+	}
+	return err
+}
+
+// Value must find the context behind Done, if there is one: contexts that are
+// made of this one then join its children.
+func (b *bounded) Value(key any) any { return b.current().Value(key) }
+
+func (b *bounded) current() context.Context {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timed != nil {
+		return b.timed
+	}
+	return b.Context
+}
+
+// end is called when the request is answered.
+func (b *bounded) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cancel != nil {
+		b.cancel()
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 
@@ -226,8 +227,7 @@ type writeOptions struct {
 }
 
 // readWriteOptions reads them from the URL.
-func readWriteOptions(r *http.Request) (writeOptions, error) {
-	query := r.URL.Query()
+func readWriteOptions(r *http.Request, query url.Values) (writeOptions, error) {
 	var o metav1.PatchOptions // it has all that the others have
 	if err := metav1.Convert_url_Values_To_v1_PatchOptions(&query, &o, nil); err != nil {
 		return writeOptions{}, apierrors.NewBadRequest(err.Error())

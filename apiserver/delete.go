@@ -216,7 +216,7 @@ func (q *request) deleteOptions() (*metav1.DeleteOptions, error) {
 		}
 		q.audit.requested(options)
 	} else {
-		query := q.URL.Query()
+		query := q.query()
 		if err := metav1.Convert_url_Values_To_v1_DeleteOptions(&query, options, nil); err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}

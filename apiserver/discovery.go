@@ -92,7 +92,7 @@ func (d *discovery) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body = marshal(legacyVersions(r))
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if wantsPretty(r) {
+	if wantsPretty(r, r.URL.Query()) {
 		var out bytes.Buffer
 		if json.Indent(&out, body, "", "  ") == nil {
 			body = append(bytes.TrimRight(out.Bytes(), "\n"), '\n')

@@ -315,5 +315,5 @@ func (q *request) sendObject(code int, obj runtime.Object, gvk schema.GroupVersi
 }
 
 func (q *request) includeObject() metav1.IncludeObjectPolicy {
-	return metav1.IncludeObjectPolicy(q.URL.Query().Get("includeObject"))
+	return metav1.IncludeObjectPolicy(q.query().Get("includeObject"))
 }

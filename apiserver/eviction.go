@@ -86,7 +86,7 @@ func (q *request) evictionOptions() (*metav1.DeleteOptions, error) {
 	if options == nil {
 		options = &metav1.DeleteOptions{}
 	}
-	inURL := q.URL.Query()["dryRun"]
+	inURL := q.query()["dryRun"]
 	if len(inURL) > 0 && len(options.DryRun) > 0 && !reflect.DeepEqual(inURL, options.DryRun) {
 		return nil, apierrors.NewInternalError(fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", inURL, options.DryRun))
 	}

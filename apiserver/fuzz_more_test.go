@@ -58,7 +58,7 @@ func FuzzListParameters(f *testing.F) {
 		if selector.Empty() != (selector.Labels.Empty() && selector.Fields.Empty()) {
 			t.Errorf("%q: empty and not empty", query)
 		}
-		if q.format, err = formatOf(q.Request, false); err != nil {
+		if q.format, err = formatOf(q.Request, q.query(), false); err != nil {
 			return
 		}
 		page := &storage.Page{Items: []*storage.Item{item}, Revision: 7}
@@ -118,7 +118,7 @@ func FuzzWriteParameters(f *testing.F) {
 			r := httptest.NewRequest(method, "/", nil)
 			r.URL = &url.URL{Path: "/", RawQuery: query}
 			r.Header.Set("Content-Type", media)
-			readWriteOptions(r)
+			readWriteOptions(r, r.URL.Query())
 		}
 		var options metav1.DeleteOptions
 		if decodeOptions(data, media, &options) != nil {

@@ -87,7 +87,7 @@ func FuzzTarget(f *testing.F) {
 		if got := parseTarget(r); got.isResource && got.resource == "" && got.name != "" {
 			t.Errorf("%s %s is %+v", method, path, got)
 		}
-		formatOf(r, false)
+		formatOf(r, r.URL.Query(), false)
 	})
 }
 

@@ -93,8 +93,8 @@ const (
 )
 
 // enter takes seats at a level, or returns why not. It waits for them until ctx
-// ends.
-func (l *level) enter(ctx context.Context, flow string, width int, figures *flowFigures) (*seat, string) {
+// ends, but not longer than patience.
+func (l *level) enter(ctx context.Context, flow string, width int, patience time.Duration, figures *flowFigures) (*seat, string) {
 	l.mu.Lock()
 	width = min(width, l.seats)
 	if len(l.turns) == 0 && l.used+width <= l.seats {
@@ -117,9 +117,12 @@ func (l *level) enter(ctx context.Context, flow string, width int, figures *flow
 	l.queues[flow] = append(queue, w)
 	l.mu.Unlock()
 	defer figures.waits()()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	select {
 	case <-w.ready:
 		return &seat{level: l, width: width}, ""
+	case <-timer.C:
 	case <-ctx.Done():
 	}
 	if !l.withdraw(flow, w) { // the seat came in the same moment
@@ -209,10 +212,8 @@ func (f *flowControl) enter(q *request) (*seat, error) {
 	if schema.level.exempt {
 		return schema.figures.sits(&seat{level: schema.level, width: 1}, 0), nil
 	}
-	ctx, cancel := context.WithTimeout(q.Context(), f.patience)
-	defer cancel()
 	start := time.Now()
-	seat, why := schema.level.enter(ctx, schema.flow(q), f.width(q), schema.figures)
+	seat, why := schema.level.enter(q.Context(), schema.flow(q), f.width(q), f.patience, schema.figures)
 	q.waited = time.Since(start)
 	if why != "" {
 		schema.figures.refused(q.waited)
@@ -235,7 +236,7 @@ func (f *flowControl) width(q *request) int {
 	if table == nil {
 		return 1
 	}
-	query := q.URL.Query()
+	query := q.query()
 	if q.verb == "watch" && query.Get("sendInitialEvents") != "true" && query.Get("resourceVersion") != "" {
 		return 1 // it begins with what is new
 	}

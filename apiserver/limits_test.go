@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -20,7 +19,7 @@ func TestLevelIsFair(t *testing.T) {
 		var order []string
 		ask := func(flow string) {
 			go func() {
-				seat, why := l.enter(t.Context(), flow, 1, nil)
+				seat, why := l.enter(t.Context(), flow, 1, time.Hour, nil)
 				if why != "" {
 					t.Errorf("%s: %s", flow, why)
 					return
@@ -49,13 +48,11 @@ func TestLevelIsFair(t *testing.T) {
 func TestLevelRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLevel(2, 1)
-		holder, _ := l.enter(t.Context(), "a", 2, nil)
+		holder, _ := l.enter(t.Context(), "a", 2, time.Hour, nil)
 		results := make(chan string, 3)
 		wait := func(flow string, width int, patience time.Duration) {
 			go func() {
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				defer cancel()
-				seat, why := l.enter(ctx, flow, width, nil)
+				seat, why := l.enter(t.Context(), flow, width, patience, nil)
 				results <- fmt.Sprint(flow, width, why)
 				seat.leave()
 			}()
@@ -81,8 +78,8 @@ func TestLevelRefuses(t *testing.T) {
 		}
 		l.reject = true
 		l.resize(1, 0)
-		l.enter(t.Context(), "d", 1, nil)
-		if _, why := l.enter(t.Context(), "d", 1, nil); why != refusedLimit {
+		l.enter(t.Context(), "d", 1, time.Hour, nil)
+		if _, why := l.enter(t.Context(), "d", 1, time.Hour, nil); why != refusedLimit {
 			t.Error(why)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"tinykube/apiserver/resources"
@@ -20,12 +21,7 @@ import (
 
 // tableOf is the table of a built-in resource.
 func (s *Server) tableOf(group, plural string) *storage.Table {
-	for _, row := range s.allRows {
-		if row.Group == group && row.Plural == plural && row.Stored() {
-			return s.store.Table(row)
-		}
-	}
-	return nil
+	return s.tables[schema.GroupResource{Group: group, Resource: plural}]
 }
 
 // cached returns an object as the cache has it: good enough where a moment's

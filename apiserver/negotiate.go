@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,9 +29,9 @@ type format struct {
 // client orders its clauses by preference; like upstream we do not weigh q.
 //
 // textOnly leaves out protobuf for whole objects, for kinds without that form.
-func formatOf(r *http.Request, textOnly bool) (format, error) {
+func formatOf(r *http.Request, query url.Values, textOnly bool) (format, error) {
 	accept := r.Header.Get("Accept")
-	pretty := wantsPretty(r)
+	pretty := wantsPretty(r, query)
 	if accept == "" {
 		return format{media: storage.JSONMediaType, pretty: pretty}, nil
 	}
@@ -72,8 +73,8 @@ func formatOf(r *http.Request, textOnly bool) (format, error) {
 }
 
 // wantsPretty guesses that a person is looking, as upstream does.
-func wantsPretty(r *http.Request) bool {
-	if value := r.URL.Query().Get("pretty"); value != "" {
+func wantsPretty(r *http.Request, query url.Values) bool {
+	if value := query.Get("pretty"); value != "" {
 		pretty, err := strconv.ParseBool(value)
 		return err != nil || pretty
 	}

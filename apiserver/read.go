@@ -19,7 +19,7 @@ import (
 
 // get answers with one object.
 func (s *Server) get(q *request) error {
-	item, err := q.table.Get(q.Context(), q.key(), q.URL.Query().Get("resourceVersion"))
+	item, err := q.table.Get(q.Context(), q.key(), q.query().Get("resourceVersion"))
 	if err != nil {
 		return q.named(err)
 	}
@@ -69,7 +69,7 @@ func (s *Server) list(q *request) error {
 
 // listOptions reads and checks the parameters of a list or watch.
 func (q *request) listOptions() (*metav1.ListOptions, error) {
-	query := q.URL.Query()
+	query := q.query()
 	o := &metav1.ListOptions{}
 	if err := metav1.Convert_url_Values_To_v1_ListOptions(&query, o, nil); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -32,15 +33,16 @@ type request struct {
 	*http.Request
 	w *answer
 	target
-	user    *user
-	row     *resources.Row // what the path names
-	table   *storage.Table // where its objects are; nil for kinds not stored
-	format  format         // what the answer shall look like
-	options writeOptions
-	auditID string
-	audit   *auditRecord  // nil if nobody wants to know
-	seat    *seat         // among the requests in progress; nil if it needs none
-	waited  time.Duration // for the seat
+	user       *user
+	row        *resources.Row // what the path names
+	table      *storage.Table // where its objects are; nil for kinds not stored
+	format     format         // what the answer shall look like
+	parameters url.Values     // of the URL, once query has been called
+	options    writeOptions
+	auditID    string
+	audit      *auditRecord  // nil if nobody wants to know
+	seat       *seat         // among the requests in progress; nil if it needs none
+	waited     time.Duration // for the seat
 	// generated is set when we made up the object's name.
 	generated bool
 	// inNamespace is the revision at which the new object's namespace was seen
@@ -124,14 +126,16 @@ func (s *Server) serve(q *request, start time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	if q.format, err = formatOf(q.Request, q.row != nil && q.row.Custom != nil); err != nil {
+	if q.format, err = formatOf(q.Request, q.query(), q.row != nil && q.row.Custom != nil); err != nil {
 		return err
 	}
 	if err = q.checkForm(); err != nil {
 		return err
 	}
-	if q.options, err = readWriteOptions(q.Request); err != nil {
-		return err
+	if q.kindOfWork() == mutating {
+		if q.options, err = readWriteOptions(q.Request, q.query()); err != nil {
+			return err
+		}
 	}
 	if q.row != nil && q.row.Deprecated != "" {
 		q.warn(q.row.Deprecated)
@@ -160,7 +164,7 @@ func (q *request) fail(err error) {
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		q.w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
-	f, err := formatOf(q.Request, false)
+	f, err := formatOf(q.Request, q.query(), false)
 	if err != nil || f.as != "" {
 		f = format{media: storage.JSONMediaType, pretty: f.pretty}
 	}

@@ -35,7 +35,7 @@ func scaleOf(row *resources.Row, obj resources.Object) *autoscalingv1.Scale {
 }
 
 func (s *Server) getScale(q *request) error {
-	item, err := q.table.Get(q.Context(), q.key(), q.URL.Query().Get("resourceVersion"))
+	item, err := q.table.Get(q.Context(), q.key(), q.query().Get("resourceVersion"))
 	if err != nil {
 		return q.named(err)
 	}

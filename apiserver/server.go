@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"tinykube/apiserver/resources"
 	"tinykube/apiserver/storage"
@@ -103,9 +104,10 @@ type Server struct {
 	log     *slog.Logger
 	allRows []*resources.Row
 	store   *storage.Store
-	served  atomic.Pointer[served] // see rows.go
-	openAPI *openAPI               // of the built-in rows
-	paths   http.Handler           // what is not a resource
+	tables  map[schema.GroupResource]*storage.Table // of allRows; see tableOf
+	served  atomic.Pointer[served]                  // see rows.go
+	openAPI *openAPI                                // of the built-in rows
+	paths   http.Handler                            // what is not a resource
 	metrics *metrics
 	flows   *flowControl
 	fields  *fieldTracker
@@ -155,12 +157,17 @@ func newServer(cfg Config, rows []*resources.Row, log *slog.Logger) (*Server, er
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, log: log, allRows: rows, store: store, openAPI: newOpenAPI(rows),
+		cfg: cfg, log: log, allRows: rows, store: store, tables: map[schema.GroupResource]*storage.Table{}, openAPI: newOpenAPI(rows),
 		metrics: newMetrics(), fields: newFieldTracker(),
 		listening: make(chan struct{}), ready: make(chan struct{}), stopping: make(chan struct{}), draining: make(chan struct{}),
 		extensions: make(chan struct{}), ask: make(chan struct{}, 1), learned: make(chan struct{}, 1),
 	}
 	s.metrics.registry.MustRegister(store)
+	for _, row := range rows {
+		if row.Stored() {
+			s.tables[row.GVR().GroupResource()] = store.Table(row)
+		}
+	}
 	s.flows = newFlowControl(s)
 	s.stored, s.updated, s.named = restMap()
 	s.fields.schemas = s.openAPI
