@@ -43,6 +43,9 @@ var allPlugins = []plugin{
 	{name: "DefaultTolerationSeconds", complete: admitDefaultTolerations},
 	{name: "DefaultStorageClass", complete: admitDefaultStorageClass},
 	{name: "PersistentVolumeClaimResize", check: admitClaimResize},
+	{name: "CertificateApproval", check: admitApproval},
+	{name: "CertificateSigning", check: admitSigning},
+	{name: "CertificateSubjectRestriction", check: admitSubject},
 	{name: "RuntimeClass", complete: admitRuntimeClass, check: checkOverhead},
 	{name: "DefaultIngressClass", complete: admitDefaultIngressClass},
 	{name: quotaPlugin}, // decided within the write: admission_quota.go
@@ -56,8 +59,7 @@ const offByDefault = "NodeRestriction"
 // default there can be named without effect, if that is harmless; the others
 // promise something that we would not keep.
 var otherPlugins = map[string]bool{
-	"AlwaysAdmit": true, "NamespaceExists": true, "StorageObjectInUseProtection": true, "PodGroupProtection": true, "CertificateApproval": true,
-	"CertificateSigning": true, "ClusterTrustBundleAttest": true, "CertificateSubjectRestriction": true,
+	"AlwaysAdmit": true, "NamespaceExists": true, "StorageObjectInUseProtection": true, "PodGroupProtection": true, "ClusterTrustBundleAttest": true,
 	"PodTopologyLabels": true, "PodGroupWorkloadExists": true, "NodeDeclaredFeatureValidator": true, "JobValidation": true,
 	"PodResizeValidator": true, "MutatingAdmissionPolicy": true, "MutatingAdmissionWebhook": true,
 	"ValidatingAdmissionPolicy": true, "ValidatingAdmissionWebhook": true,

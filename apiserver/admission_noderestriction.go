@@ -1,8 +1,6 @@
 package apiserver
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,6 +13,8 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"tinykube/api/validation"
 )
 
 // admitNodeRestriction keeps a kubelet to its own node and the pods on it, so
@@ -251,11 +251,7 @@ func (a *admission) restrictRequest(node string) error {
 		request.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName {
 		return nil
 	}
-	block, _ := pem.Decode(request.Spec.Request)
-	if block == nil {
-		return a.refuse(errors.New("unable to parse csr: PEM block type must be CERTIFICATE REQUEST"))
-	}
-	asked, err := x509.ParseCertificateRequest(block.Bytes)
+	asked, err := validation.ParseCertificateRequest(request.Spec.Request)
 	if err != nil {
 		return a.refuse(fmt.Errorf("unable to parse csr: %w", err))
 	}

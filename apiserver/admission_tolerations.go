@@ -4,8 +4,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-const defaultTolerationSeconds = int64(300)
-
 // admitDefaultTolerations writes into a pod how long it stays on a node that is
 // not ready, or not heard of, where everybody can see it.
 func admitDefaultTolerations(a *admission) error {
@@ -13,10 +11,13 @@ func admitDefaultTolerations(a *admission) error {
 		return nil
 	}
 	pod := a.obj.(*corev1.Pod)
-	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
-		if seconds := defaultTolerationSeconds; !toleratesNoExecute(pod, key) {
+	for _, taint := range []struct {
+		key     string
+		seconds int64
+	}{{corev1.TaintNodeNotReady, a.server.cfg.NotReadySeconds}, {corev1.TaintNodeUnreachable, a.server.cfg.UnreachableSeconds}} {
+		if !toleratesNoExecute(pod, taint.key) {
 			pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-				Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds,
+				Key: taint.key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &taint.seconds,
 			})
 		}
 	}

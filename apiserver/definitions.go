@@ -59,6 +59,8 @@ type extensionState struct {
 	extra
 	// made says from what the rows of a definition were made.
 	made map[string]string
+	// registered is set when the built-in groups have APIServices.
+	registered bool
 }
 
 // extend keeps custom rows and aggregated services as they are declared, until
@@ -125,7 +127,7 @@ func (s *Server) extendOnce(ctx context.Context, state *extensionState) (again b
 			s.undefine(state, name)
 		}
 	}
-	errs = append(errs, s.aggregate(state))
+	errs = append(errs, s.aggregate(state), s.register(ctx, state))
 	return again, errors.Join(errs...)
 }
 

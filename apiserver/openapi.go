@@ -47,7 +47,9 @@ type packed struct {
 
 func newOpenAPI(rows []*resources.Row) *openAPI {
 	o := &openAPI{rows: rows, v3: map[string]func() *packed{}}
-	for _, g := range groupRows(rows) {
+	groups := groupRows(rows)
+	o.addSignposts(groups)
+	for _, g := range groups {
 		for _, v := range g.versions {
 			path := strings.TrimPrefix(versionPath(g.name, v.name), "/")
 			o.v3[path] = sync.OnceValue(func() *packed { return pack(documentV3(g.name, v)) })

@@ -96,12 +96,7 @@ func documentV3(group string, v *versionOfRows) map[string]any {
 	for _, row := range v.rows {
 		p.addRow(row)
 	}
-	return map[string]any{
-		"openapi":    "3.0.0",
-		"info":       map[string]string{"title": "Kubernetes", "version": "unversioned"},
-		"paths":      p.paths,
-		"components": map[string]any{"schemas": components},
-	}
+	return newDocument(components, p.paths)
 }
 
 // tagOf is "core_v1", idOf is "CoreV1": how upstream names a version.

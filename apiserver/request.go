@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -66,6 +67,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q.w = &answer{ResponseWriter: w, request: q}
 	start := time.Now()
 	q.identify()
+	if len(s.cfg.HSTS) > 0 {
+		q.w.Header().Set("Strict-Transport-Security", strings.Join(s.cfg.HSTS, "; "))
+	}
 	q.w.Header()["Cache-Control"] = notCached
 	s.sayGoaway(q)
 	defer func() {

@@ -33,7 +33,10 @@ type Config struct {
 	CertDir           string // where a self-made PKI goes if there is none
 	SNI               []NamedCert
 	TLSMinVersion     uint16
-	CipherSuites      []uint16 // of TLS 1.2; none means Go's choice
+	CipherSuites      []uint16      // of TLS 1.2; none means Go's choice
+	Curves            []tls.CurveID // key exchanges, the best first; none means Go's choice
+	DisableHTTP2      bool
+	HSTS              []string // directives of Strict-Transport-Security
 
 	ClientCAFile   string
 	TokenAuthFile  string
@@ -45,6 +48,11 @@ type Config struct {
 	AuthorizationModes []string // Node, RBAC, AlwaysAllow
 	// Admission plugins to have, and not to have, beside the default ones.
 	EnabledAdmission, DisabledAdmission []string
+	// AllowPrivileged lets pods have privileged containers.
+	AllowPrivileged bool
+	// How long pods stay on a node that is not ready, or not heard of; both 0
+	// mean 300 s.
+	NotReadySeconds, UnreachableSeconds int64
 
 	ServiceCIDR   string // 10.96.0.0/12
 	NodePortRange string // 30000-32767
@@ -62,7 +70,8 @@ type Config struct {
 	MaxStreams                       uint32  // of one HTTP/2 connection at a time; 0 means 100
 	GoawayChance                     float64 // that a request closes its HTTP/2 connection, for balance
 
-	Audit AuditConfig
+	Profiling bool // at /debug/pprof/
+	Audit     AuditConfig
 
 	// ShutdownDelay is how long the server goes on after it was told to stop,
 	// while it is not ready: load balancers need a moment. ShutdownTimeout is
@@ -151,6 +160,9 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 func newServer(cfg Config, rows []*resources.Row, log *slog.Logger) (*Server, error) {
 	if cfg.RequestTimeout == 0 {
 		cfg.RequestTimeout = time.Minute
+	}
+	if cfg.NotReadySeconds == 0 && cfg.UnreachableSeconds == 0 {
+		cfg.NotReadySeconds, cfg.UnreachableSeconds = 300, 300
 	}
 	store, err := storage.New(cfg.Storage, append(rows[:len(rows):len(rows)], rangesRow), log)
 	if err != nil {

@@ -169,13 +169,16 @@ func (s *Server) servingCertificates() (*servingCertificates, error) {
 // config is the server's TLS configuration.
 func (c *servingCertificates) config(cfg Config) *tls.Config {
 	c.base = &tls.Config{
-		MinVersion:     max(cfg.TLSMinVersion, tls.VersionTLS12),
-		CipherSuites:   cfg.CipherSuites,
+		MinVersion:   max(cfg.TLSMinVersion, tls.VersionTLS12),
+		CipherSuites: cfg.CipherSuites, CurvePreferences: cfg.Curves,
 		GetCertificate: c.choose,
 		// Who is not known by certificate may be by token: ask, never insist,
 		// and verify in authenticate, where refusing is an answer.
 		ClientAuth: tls.RequestClientCert,
 		NextProtos: []string{"h2", "http/1.1"},
+	}
+	if cfg.DisableHTTP2 {
+		c.base.NextProtos = []string{"http/1.1"}
 	}
 	out := c.base.Clone()
 	out.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.withHints(), nil }

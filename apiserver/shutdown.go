@@ -37,8 +37,11 @@ func (s *Server) httpServer(tlsConfig *tls.Config) *http.Server {
 	if streams == 0 {
 		streams = defaultMaxStreams
 	}
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(!s.cfg.DisableHTTP2)
 	return &http.Server{
-		Handler: s, TLSConfig: tlsConfig,
+		Handler: s, TLSConfig: tlsConfig, Protocols: protocols,
 		ReadHeaderTimeout: readHeaderPatience, IdleTimeout: idlePatience, MaxHeaderBytes: maxHeader,
 		ConnContext: withConnection,
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

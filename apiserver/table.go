@@ -5,6 +5,7 @@ package apiserver
 // also carries the object, or only its metadata, for sorting and deleting.
 
 import (
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,6 +44,9 @@ func tableFor(row *resources.Row, objs []resources.Object, list metav1.ListMeta,
 		if row.Columns == nil {
 			table.ColumnDefinitions = plainColumns
 		}
+	}
+	if row.TableOrder != nil {
+		slices.SortStableFunc(objs, row.TableOrder)
 	}
 	for _, obj := range objs {
 		table.Rows = append(table.Rows, tableRow(row, obj, options.includeObject, apiVersion, now))

@@ -68,7 +68,7 @@ func (s *Server) createObject(q *request, obj resources.Object) (*storage.Item, 
 	if err := s.admit(q, obj, nil); err != nil {
 		return nil, err
 	}
-	if err := q.invalid(obj, q.validateNew(obj)); err != nil {
+	if err := q.invalid(obj, append(q.validateNew(obj), s.forbidPrivileged(q, obj)...)); err != nil {
 		return nil, err
 	}
 	if err := s.admitValid(q, obj, nil); err != nil {
@@ -339,6 +339,7 @@ func (s *Server) planUpdate(q *request, current *storage.Item, obj, old resource
 	s.fields.updated(q, obj, old)
 	errs := validation.ValidateObjectMetaAccessor(obj, q.row.Namespaced, anyName, field.NewPath("metadata"))
 	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))...)
+	errs = append(errs, s.forbidPrivileged(q, obj)...)
 	if endpoint.validate != nil {
 		errs = append(errs, endpoint.validate(obj, old)...)
 	}

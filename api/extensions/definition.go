@@ -42,98 +42,98 @@ const (
 // Upstream: kubernetes@v1.36 k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1/types.go
 type CustomResourceDefinition struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata,omitempty"` // Name, labels and what else all objects have.
 
-	Spec CustomResourceDefinitionSpec `json:"spec"`
+	Spec CustomResourceDefinitionSpec `json:"spec"` // What kind it is, and what its objects look like.
 	// +optional
-	Status CustomResourceDefinitionStatus `json:"status,omitempty"`
+	Status CustomResourceDefinitionStatus `json:"status,omitempty"` // What the server made of it.
 }
 
 // CustomResourceDefinitionList is a list of them.
 type CustomResourceDefinitionList struct {
 	metav1.TypeMeta `json:",inline"`
-	metav1.ListMeta `json:"metadata,omitempty"`
+	metav1.ListMeta `json:"metadata,omitempty"` // Revision of the list, and where it goes on.
 
-	Items []CustomResourceDefinition `json:"items"`
+	Items []CustomResourceDefinition `json:"items"` // The definitions.
 }
 
 // CustomResourceDefinitionSpec is what the author says.
 type CustomResourceDefinitionSpec struct {
-	Group string                        `json:"group"`
-	Names CustomResourceDefinitionNames `json:"names"`
-	Scope Scope                         `json:"scope"`
+	Group string                        `json:"group"` // API group of the kind, such as example.com.
+	Names CustomResourceDefinitionNames `json:"names"` // What the kind is called, in paths, in manifests and by kubectl.
+	Scope Scope                         `json:"scope"` // Cluster, or Namespaced: whether its objects live in namespaces.
 	// +listType=atomic
-	Versions []CustomResourceDefinitionVersion `json:"versions"`
+	Versions []CustomResourceDefinitionVersion `json:"versions"` // The versions of the kind; exactly one is stored.
 	// +optional
-	Conversion            *CustomResourceConversion `json:"conversion,omitempty"`
-	PreserveUnknownFields bool                      `json:"preserveUnknownFields,omitempty"`
+	Conversion            *CustomResourceConversion `json:"conversion,omitempty"`            // How an object of one version is shown as another.
+	PreserveUnknownFields bool                      `json:"preserveUnknownFields,omitempty"` // Must be false: fields that no schema names are dropped.
 }
 
 // CustomResourceDefinitionNames are all the names of one kind.
 type CustomResourceDefinitionNames struct {
-	Plural   string `json:"plural"`
-	Singular string `json:"singular,omitempty"`
+	Plural   string `json:"plural"`             // Name in paths, lower case: crontabs.
+	Singular string `json:"singular,omitempty"` // Name of one, lower case; the kind in lower case if empty.
 	// +listType=atomic
-	ShortNames []string `json:"shortNames,omitempty"`
-	Kind       string   `json:"kind"`
-	ListKind   string   `json:"listKind,omitempty"`
+	ShortNames []string `json:"shortNames,omitempty"` // What kubectl takes for the plural as well.
+	Kind       string   `json:"kind"`                 // Name in manifests, in camel case: CronTab.
+	ListKind   string   `json:"listKind,omitempty"`   // Kind of a list; the kind with List if empty.
 	// +listType=atomic
-	Categories []string `json:"categories,omitempty"`
+	Categories []string `json:"categories,omitempty"` // Groups of kinds that kubectl knows, such as all.
 }
 
 // CustomResourceDefinitionVersion is one form of the kind.
 type CustomResourceDefinitionVersion struct {
-	Name               string  `json:"name"`
-	Served             bool    `json:"served"`
-	Storage            bool    `json:"storage"`
-	Deprecated         bool    `json:"deprecated,omitempty"`
-	DeprecationWarning *string `json:"deprecationWarning,omitempty"`
+	Name               string  `json:"name"`                         // Name of the version, such as v1beta1.
+	Served             bool    `json:"served"`                       // Whether clients may use it.
+	Storage            bool    `json:"storage"`                      // Whether objects are stored in it; one version is.
+	Deprecated         bool    `json:"deprecated,omitempty"`         // Whether its users are warned.
+	DeprecationWarning *string `json:"deprecationWarning,omitempty"` // What they are told; a sentence is made up if empty.
 
-	Schema       *CustomResourceValidation   `json:"schema,omitempty"`
-	Subresources *CustomResourceSubresources `json:"subresources,omitempty"`
+	Schema       *CustomResourceValidation   `json:"schema,omitempty"`       // What objects look like.
+	Subresources *CustomResourceSubresources `json:"subresources,omitempty"` // Which subresources objects have.
 	// +listType=atomic
-	AdditionalPrinterColumns []CustomResourceColumnDefinition `json:"additionalPrinterColumns,omitempty"`
+	AdditionalPrinterColumns []CustomResourceColumnDefinition `json:"additionalPrinterColumns,omitempty"` // Columns of kubectl get; the age if there are none.
 	// +listType=atomic
-	SelectableFields []SelectableField `json:"selectableFields,omitempty"`
+	SelectableFields []SelectableField `json:"selectableFields,omitempty"` // Fields that field selectors may name.
 }
 
 // CustomResourceConversion says how versions become each other.
 type CustomResourceConversion struct {
-	Strategy ConversionStrategy `json:"strategy"`
-	Webhook  *WebhookConversion `json:"webhook,omitempty"`
+	Strategy ConversionStrategy `json:"strategy"`          // None changes the apiVersion only; Webhook asks a program.
+	Webhook  *WebhookConversion `json:"webhook,omitempty"` // The program that is asked.
 }
 
 // WebhookConversion asks another program to convert.
 type WebhookConversion struct {
-	ClientConfig *WebhookClientConfig `json:"clientConfig,omitempty"`
+	ClientConfig *WebhookClientConfig `json:"clientConfig,omitempty"` // Where it is.
 	// +listType=atomic
-	ConversionReviewVersions []string `json:"conversionReviewVersions"`
+	ConversionReviewVersions []string `json:"conversionReviewVersions"` // Versions of ConversionReview that it understands, the best first.
 }
 
 // WebhookClientConfig is where that program is.
 type WebhookClientConfig struct {
-	URL      *string                  `json:"url,omitempty"`
-	Service  *WebhookServiceReference `json:"service,omitempty"`
-	CABundle []byte                   `json:"caBundle,omitempty"`
+	URL      *string                  `json:"url,omitempty"`      // Its address, beginning with https://; or say service.
+	Service  *WebhookServiceReference `json:"service,omitempty"`  // The Service that it is behind; or say url.
+	CABundle []byte                   `json:"caBundle,omitempty"` // PEM of the CAs that its certificate is checked with.
 }
 
 // WebhookServiceReference names a Service.
 type WebhookServiceReference struct {
-	Namespace string  `json:"namespace"`
-	Name      string  `json:"name"`
-	Path      *string `json:"path,omitempty"`
-	Port      *int32  `json:"port,omitempty"`
+	Namespace string  `json:"namespace"`      // Namespace of the Service.
+	Name      string  `json:"name"`           // Name of the Service.
+	Path      *string `json:"path,omitempty"` // Path to ask.
+	Port      *int32  `json:"port,omitempty"` // Port of the Service; 443 if not set.
 }
 
 // CustomResourceValidation holds the schema of a version.
 type CustomResourceValidation struct {
-	OpenAPIV3Schema *JSONSchemaProps `json:"openAPIV3Schema,omitempty"`
+	OpenAPIV3Schema *JSONSchemaProps `json:"openAPIV3Schema,omitempty"` // The schema of an object.
 }
 
 // CustomResourceSubresources says which subresources there are.
 type CustomResourceSubresources struct {
-	Status *CustomResourceSubresourceStatus `json:"status,omitempty"`
-	Scale  *CustomResourceSubresourceScale  `json:"scale,omitempty"`
+	Status *CustomResourceSubresourceStatus `json:"status,omitempty"` // With it, status is written by itself, through /status.
+	Scale  *CustomResourceSubresourceScale  `json:"scale,omitempty"`  // With it, kubectl scale and autoscalers work, through /scale.
 }
 
 // CustomResourceSubresourceStatus turns /status on.
@@ -141,24 +141,24 @@ type CustomResourceSubresourceStatus struct{}
 
 // CustomResourceSubresourceScale says where /scale finds its numbers.
 type CustomResourceSubresourceScale struct {
-	SpecReplicasPath   string  `json:"specReplicasPath"`
-	StatusReplicasPath string  `json:"statusReplicasPath"`
-	LabelSelectorPath  *string `json:"labelSelectorPath,omitempty"`
+	SpecReplicasPath   string  `json:"specReplicasPath"`            // JSON path, below .spec, of the number that is wanted.
+	StatusReplicasPath string  `json:"statusReplicasPath"`          // JSON path, below .status, of the number that there is.
+	LabelSelectorPath  *string `json:"labelSelectorPath,omitempty"` // JSON path, below .spec or .status, of the selector of the pods, as a string.
 }
 
 // CustomResourceColumnDefinition is a column of kubectl get.
 type CustomResourceColumnDefinition struct {
-	Name        string `json:"name"`
-	Type        string `json:"type"`
-	Format      string `json:"format,omitempty"`
-	Description string `json:"description,omitempty"`
-	Priority    int32  `json:"priority,omitempty"`
-	JSONPath    string `json:"jsonPath"`
+	Name        string `json:"name"`                  // Heading of the column.
+	Type        string `json:"type"`                  // Type of its values, as in OpenAPI, or date.
+	Format      string `json:"format,omitempty"`      // Format of its values, as in OpenAPI.
+	Description string `json:"description,omitempty"` // What it shows.
+	Priority    int32  `json:"priority,omitempty"`    // 0 is always shown, more only with -o wide.
+	JSONPath    string `json:"jsonPath"`              // JSON path of the value.
 }
 
 // SelectableField is a field that field selectors may name.
 type SelectableField struct {
-	JSONPath string `json:"jsonPath"`
+	JSONPath string `json:"jsonPath"` // JSON path of the field: .spec.color.
 }
 
 // CustomResourceDefinitionStatus is what the server says.
@@ -166,22 +166,22 @@ type CustomResourceDefinitionStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=type
-	Conditions []CustomResourceDefinitionCondition `json:"conditions"`
+	Conditions []CustomResourceDefinitionCondition `json:"conditions"` // What is true of the definition now: Established, NamesAccepted, Terminating.
 	// +optional
-	AcceptedNames CustomResourceDefinitionNames `json:"acceptedNames"`
+	AcceptedNames CustomResourceDefinitionNames `json:"acceptedNames"` // The names that are in use; other definitions may have been first.
 	// +listType=atomic
-	StoredVersions     []string `json:"storedVersions,omitempty"`
-	ObservedGeneration int64    `json:"observedGeneration,omitempty"`
+	StoredVersions     []string `json:"storedVersions,omitempty"`     // Versions in which objects may lie in etcd.
+	ObservedGeneration int64    `json:"observedGeneration,omitempty"` // Generation of the spec that this is about.
 }
 
 // CustomResourceDefinitionCondition is one answer about a definition.
 type CustomResourceDefinitionCondition struct {
-	Type               ConditionType          `json:"type"`
-	Status             metav1.ConditionStatus `json:"status"`
-	LastTransitionTime metav1.Time            `json:"lastTransitionTime,omitempty"`
-	Reason             string                 `json:"reason,omitempty"`
-	Message            string                 `json:"message,omitempty"`
-	ObservedGeneration int64                  `json:"observedGeneration,omitempty"`
+	Type               ConditionType          `json:"type"`                         // What it is about.
+	Status             metav1.ConditionStatus `json:"status"`                       // True, False or Unknown.
+	LastTransitionTime metav1.Time            `json:"lastTransitionTime,omitempty"` // When that changed last.
+	Reason             string                 `json:"reason,omitempty"`             // Why, in a word for programs.
+	Message            string                 `json:"message,omitempty"`            // Why, for people.
+	ObservedGeneration int64                  `json:"observedGeneration,omitempty"` // Generation of the spec that this is about.
 }
 
 // DeepCopyObject copies by way of JSON: definitions are few and seldom copied.

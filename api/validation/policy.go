@@ -1,7 +1,9 @@
 package validation
 
 import (
+	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -336,6 +338,15 @@ func Lease(l *coordinationv1.Lease) field.ErrorList {
 		r.add(field.Forbidden(at.Child("preferredHolder"), "may only be specified if `strategy` is defined"))
 	}
 	return r.errs
+}
+
+// ParseCertificateRequest reads what a CertificateSigningRequest holds, in PEM.
+func ParseCertificateRequest(data []byte) (*x509.CertificateRequest, error) {
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return nil, errors.New("PEM block type must be CERTIFICATE REQUEST")
+	}
+	return x509.ParseCertificateRequest(block.Bytes)
 }
 
 // CertificateSigningRequest checks a request for a certificate.

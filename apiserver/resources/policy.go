@@ -4,6 +4,9 @@ package resources
 // what scales, what is more important. Most are plain stored documents.
 
 import (
+	"cmp"
+	"strings"
+
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
@@ -86,10 +89,18 @@ func admissionRows() []*Row {
 	)
 }
 
+// schemaOrder is the order in which flow schemas are tried.
+func schemaOrder(a, b Object) int {
+	return cmp.Or(
+		cmp.Compare(a.(*flowcontrolv1.FlowSchema).Spec.MatchingPrecedence, b.(*flowcontrolv1.FlowSchema).Spec.MatchingPrecedence),
+		strings.Compare(a.GetName(), b.GetName()),
+	)
+}
+
 // flowcontrolRows say who waits behind whom; flows.go of the API server obeys.
 func flowcontrolRows() []*Row {
 	return group("flowcontrol.apiserver.k8s.io", "v1",
-		kind[flowcontrolv1.FlowSchema, flowcontrolv1.FlowSchemaList](Row{Status: true, Strategy: lifecycle(true)}).prints(flowSchemaColumns, cells(flowSchemaCells)).
+		kind[flowcontrolv1.FlowSchema, flowcontrolv1.FlowSchemaList](Row{Status: true, Strategy: lifecycle(true), TableOrder: schemaOrder}).prints(flowSchemaColumns, cells(flowSchemaCells)).
 			validates(check(validation.FlowSchema), nil),
 		kind[flowcontrolv1.PriorityLevelConfiguration, flowcontrolv1.PriorityLevelConfigurationList](
 			Row{Status: true, Strategy: lifecycle(true)}).prints(priorityLevelColumns, cells(priorityLevelCells)).

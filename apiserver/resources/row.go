@@ -71,6 +71,9 @@ type Row struct {
 	// one value per column. A nil Columns prints Name and Created At.
 	Columns []metav1.TableColumnDefinition
 	Cells   func(obj Object, now time.Time) []any
+	// TableOrder compares objects for tables whose order is not that of names;
+	// may be nil.
+	TableOrder func(a, b Object) int
 	// RowConditions marks rows of what is over; may be nil.
 	RowConditions func(Object) []metav1.TableRowCondition
 }

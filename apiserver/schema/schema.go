@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"cmp"
 	"encoding/json"
 	"reflect"
 	"strings"
@@ -25,10 +26,7 @@ func (c Components) Add(t reflect.Type) string {
 	}
 	s := &spec.Schema{}
 	c[name] = s // before its fields: a type may refer to itself
-	s.Description = docOf(t)[""]
-	if s.Description == "" {
-		s.Description = plainDocs[name]
-	}
+	s.Description = cmp.Or(docOf(t)[""], plainDocs[name], marksOf(key(t)).words)
 	if types, format, ok := customType(t); ok {
 		s.Format = format
 		if len(types) == 1 {
@@ -70,7 +68,7 @@ func (c Components) addFields(s *spec.Schema, t reflect.Type) {
 			s.Required = append(s.Required, name)
 		}
 		property := c.typeSchema(field.Type)
-		property.Description = docs[name]
+		property.Description = cmp.Or(docs[name], m.words)
 		property.Default = m.value
 		if property.Default == nil {
 			property.Default = zeroDefault(field.Type, omitted)

@@ -71,6 +71,9 @@ func TestSchemasEqualUpstream(t *testing.T) {
 				continue // not ours to serve, or seen
 			}
 			compared[name] = true
+			for _, silent := range undescribed(name, want, got) {
+				t.Errorf("%s%s is described by upstream, and not by us", name, silent)
+			}
 			strip(name, want)
 			strip(name, got)
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -79,6 +82,26 @@ func TestSchemasEqualUpstream(t *testing.T) {
 		}
 	}
 	t.Logf("compared %d schemas of %d", len(compared), len(ours))
+}
+
+// undescribed are the fields, and "" for the type itself, that only upstream
+// says something about.
+func undescribed(name string, want, got any) (silent []string) {
+	says := func(schema any) bool {
+		text, _ := schema.(map[string]any)["description"].(string)
+		return text != ""
+	}
+	if says(want) && !says(got) {
+		silent = append(silent, "")
+	}
+	properties, _ := want.(map[string]any)["properties"].(map[string]any)
+	ours, _ := got.(map[string]any)["properties"].(map[string]any)
+	for field, property := range properties {
+		if ours[field] != nil && says(property) && !says(ours[field]) && !otherWords[name+"."+field] {
+			silent = append(silent, "."+field)
+		}
+	}
+	return silent
 }
 
 func asJSON(t *testing.T, c Components) map[string]any {

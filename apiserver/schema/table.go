@@ -20,6 +20,7 @@ type marks struct {
 	mapType            string // of a map or, as structType, of a struct
 	value              any    // +default
 	optional, required bool
+	words              string
 }
 
 // markTable is markers.txt, by "package.Type" and "package.Type.field".
@@ -33,8 +34,11 @@ var markTable = sync.OnceValue(func() map[string]*marks {
 			pkg = line
 			continue
 		}
+		entry, words, _ := strings.Cut(entry, " # ")
 		fields := strings.Fields(entry)
-		table[pkg+"."+fields[0]] = parseMarks(fields[1:])
+		m := parseMarks(fields[1:])
+		m.words = words
+		table[pkg+"."+fields[0]] = m
 	}
 	return table
 })

@@ -2,13 +2,14 @@ package certificates
 
 import (
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+
+	"tinykube/api/validation"
 )
 
 // signerLegacyUnknown signs what older clients ask for without a signer. Its
@@ -26,11 +27,7 @@ var rules = map[string]func(*x509.CertificateRequest, []certificatesv1.KeyUsage)
 }
 
 func parse(csr *certificatesv1.CertificateSigningRequest) (*x509.CertificateRequest, error) {
-	block, _ := pem.Decode(csr.Spec.Request)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return nil, errors.New("PEM block type must be CERTIFICATE REQUEST")
-	}
-	return x509.ParseCertificateRequest(block.Bytes)
+	return validation.ParseCertificateRequest(csr.Spec.Request)
 }
 
 func apiClient(_ *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {

@@ -63,7 +63,7 @@ func New(t testing.TB, options ...Option) *Env {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	e := &Env{Dir: dir, log: logger(t), stopServer: func() {}, stopEtcd: func() {}}
 	e.server = apiserver.Config{
-		BindAddress: "127.0.0.1", CertDir: filepath.Join(dir, "pki"), AnonymousAuth: true,
+		BindAddress: "127.0.0.1", CertDir: filepath.Join(dir, "pki"), AnonymousAuth: true, AllowPrivileged: true,
 		AuthorizationModes: []string{"Node", "RBAC"}, EnabledAdmission: []string{"NodeRestriction"}, BootstrapToken: true,
 		ServiceCIDR: "10.96.0.0/12", ShutdownTimeout: 50 * time.Millisecond,
 		Storage: storage.Config{CompactionInterval: 5 * time.Minute, EventTTL: time.Hour},

@@ -6,6 +6,8 @@
 //
 //	k8s.io/api/core/v1
 //		Container.env listType=map listMapKey=name
+//	tinykube/api/extensions
+//		APIServiceSpec.caBundle listType=atomic # PEM of …
 package markers
 
 import (
@@ -28,8 +30,11 @@ var packages = []string{
 	"k8s.io/api/...",
 	"k8s.io/apimachinery/pkg/apis/meta/v1",
 	"k8s.io/apimachinery/pkg/runtime",
-	"tinykube/api/extensions",
+	ownTypes,
 }
+
+// ownTypes have no SwaggerDoc: what their comments say is in the table as well.
+const ownTypes = "tinykube/api/extensions"
 
 // kept are the markers that schemas use.
 var kept = []string{"listType", "listMapKey", "mapType", "structType", "default", "optional", "required"}
@@ -46,7 +51,7 @@ func Collect() ([]byte, error) {
 		if strings.Contains(path, "alpha") || strings.Contains(path, "beta") {
 			continue // not served
 		}
-		lines, err := collectPackage(dir)
+		lines, err := collectPackage(dir, path == ownTypes)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", path, err)
 		}
@@ -62,7 +67,7 @@ func Collect() ([]byte, error) {
 }
 
 // collectPackage returns the lines of one package, sorted.
-func collectPackage(dir string) ([]string, error) {
+func collectPackage(dir string, described bool) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -89,7 +94,7 @@ func collectPackage(dir string) ([]string, error) {
 				continue
 			}
 			for _, spec := range group.Specs {
-				lines = append(lines, collectType(spec.(*ast.TypeSpec), group.Doc, constants)...)
+				lines = append(lines, collectType(spec.(*ast.TypeSpec), group.Doc, constants, described)...)
 			}
 		}
 	}
@@ -124,7 +129,7 @@ func collectConstants(file *ast.File, into map[string]string) {
 	}
 }
 
-func collectType(spec *ast.TypeSpec, groupDoc *ast.CommentGroup, constants map[string]string) []string {
+func collectType(spec *ast.TypeSpec, groupDoc *ast.CommentGroup, constants map[string]string, described bool) []string {
 	structure, ok := spec.Type.(*ast.StructType)
 	if !ok {
 		return nil
@@ -134,7 +139,7 @@ func collectType(spec *ast.TypeSpec, groupDoc *ast.CommentGroup, constants map[s
 		doc = groupDoc
 	}
 	var lines []string
-	if found := markersOf(doc, constants); len(found) > 0 {
+	if found := append(markersOf(doc, constants), words(doc, described)...); len(found) > 0 {
 		lines = append(lines, spec.Name.Name+" "+strings.Join(found, " "))
 	}
 	for _, field := range structure.Fields.List {
@@ -147,11 +152,21 @@ func collectType(spec *ast.TypeSpec, groupDoc *ast.CommentGroup, constants map[s
 		// What the tag says already is not repeated.
 		omitted := strings.Contains(options, "omitempty")
 		found = slices.DeleteFunc(found, func(m string) bool { return m == "optional" && omitted || m == "required" && !omitted })
+		found = append(found, words(field.Comment, described)...)
 		if name != "" && len(found) > 0 {
 			lines = append(lines, spec.Name.Name+"."+name+" "+strings.Join(found, " "))
 		}
 	}
 	return lines
+}
+
+// words is a comment's first paragraph, after a "#".
+func words(doc *ast.CommentGroup, described bool) []string {
+	text, _, _ := strings.Cut(doc.Text(), "\n\n")
+	if !described || text == "" {
+		return nil
+	}
+	return []string{"#", strings.Join(strings.Fields(text), " ")}
 }
 
 // markersOf returns the kept markers of a comment as name or name=value.

@@ -30,6 +30,7 @@ type options struct {
 	runtimeConfig     map[string]string
 	tlsMinVersion     string
 	cipherSuites      []string
+	curves            []int32
 	sni               []string
 	minRequestTimeout int
 	fair              bool
@@ -80,6 +81,9 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&c.EnabledAdmission, "enable-admission-plugins", nil, "admission plugins to have beside those that are on by default: "+apiserver.AdmissionPlugins())
 	o.addStorageFlags(fs)
 	o.addIdentityFlags(fs)
+	fs.BoolVar(&c.AllowPrivileged, "allow-privileged", false, "let pods have privileged containers")
+	fs.Int64Var(&c.NotReadySeconds, "default-not-ready-toleration-seconds", 300, "how long pods that do not say it stay on a node that is not ready")
+	fs.Int64Var(&c.UnreachableSeconds, "default-unreachable-toleration-seconds", 300, "how long pods that do not say it stay on a node that cannot be reached")
 	fs.StringVar(&c.ServiceCIDR, "service-cluster-ip-range", "10.0.0.0/24", "range of the Services' addresses")
 	fs.StringVar(&c.NodePortRange, "service-node-port-range", "30000-32767", "range of the Services' node ports")
 	o.addServingFlags(fs)
@@ -87,24 +91,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringToStringVar(&o.runtimeConfig, "runtime-config", nil, "group versions to serve; all we have are on")
 	o.logging = flags.AddLogging(fs)
 
-	flags.Refuse(fs, "authorization-webhook-config-file", "no webhook would be asked")
-	flags.Refuse(fs, "authentication-token-webhook-config-file", "no webhook would be asked")
-	flags.Refuse(fs, "admission-control-config-file", "its plugins' configuration would not be applied")
-	flags.Refuse(fs, "authorization-config", "its rules would not be applied")
-	flags.Refuse(fs, "authentication-config", "its rules would not be applied")
-	flags.Refuse(fs, "oidc-issuer-url", "OpenID Connect tokens would not be checked")
-	flags.AcceptIgnored(fs, "allow-privileged",
-		"feature-gates", "storage-backend",
-		"default-watch-cache-size", "watch-cache-sizes", "delete-collection-workers",
-		"endpoint-reconciler-type", "apiserver-count", "event-ttl-jitter", "kubelet-timeout", "kubelet-port",
-		"cors-allowed-origins", "audit-log-batch-buffer-size", "audit-log-batch-max-size", "audit-log-batch-max-wait",
-		"audit-log-batch-throttle-burst", "audit-log-batch-throttle-qps",
-		"default-not-ready-toleration-seconds", "default-unreachable-toleration-seconds", "etcd-count-metric-poll-period",
-		"etcd-db-metric-poll-interval", "etcd-healthcheck-timeout", "etcd-readycheck-timeout", "livez-grace-period",
-		"lease-reuse-duration-seconds", "emulated-version")
-	flags.AcceptIgnoredBool(fs, "profiling", "contention-profiling", "watch-cache",
-		"enable-garbage-collector", "permit-address-sharing", "permit-port-sharing",
-		"service-account-lookup", "service-account-extend-token-expiration", "enable-logs-handler")
+	addOtherFlags(fs)
 }
 
 func (o *options) addStorageFlags(fs *pflag.FlagSet) {

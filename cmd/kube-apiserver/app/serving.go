@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"tinykube/apiserver"
-	"tinykube/internal/flags"
 )
 
 // addServingFlags declares the flags about TLS, and about how much at a time.
@@ -19,6 +18,10 @@ func (o *options) addServingFlags(fs *pflag.FlagSet) {
 	c := &o.cfg
 	fs.StringVar(&o.tlsMinVersion, "tls-min-version", "", "oldest TLS version: VersionTLS12 or VersionTLS13")
 	fs.StringSliceVar(&o.cipherSuites, "tls-cipher-suites", nil, "cipher suites of TLS 1.2; Go's choice if empty")
+	fs.Int32SliceVar(&o.curves, "tls-curve-preferences", nil, "numbers of the key exchanges, the best first; Go's choice if empty")
+	fs.BoolVar(&c.Profiling, "profiling", true, "serve profiles of this program at /debug/pprof/")
+	fs.BoolVar(&c.DisableHTTP2, "disable-http2-serving", false, "serve HTTP/1.1 only")
+	fs.StringSliceVar(&c.HSTS, "strict-transport-security-directives", nil, "what the header Strict-Transport-Security says; none if empty")
 	fs.StringArrayVar(&o.sni, "tls-sni-cert-key", nil, "certificate,key[:name,…]: a certificate for clients that call us by one of the names; can be repeated")
 	fs.Uint32Var(&c.MaxStreams, "http2-max-streams-per-connection", 0, "requests in progress on one HTTP/2 connection; 100 if 0")
 	fs.Float64Var(&c.GoawayChance, "goaway-chance", 0, "chance, up to 0.02, that a request makes its HTTP/2 client connect anew, to balance several servers")
@@ -45,8 +48,6 @@ func addAuditFlags(fs *pflag.FlagSet, c *apiserver.AuditConfig) {
 	fs.Var(&only{"json"}, "audit-log-format", "only json")
 	fs.Var(&only{"blocking"}, "audit-log-mode", "only blocking")
 	fs.Var(&only{"audit.k8s.io/v1"}, "audit-log-version", "only audit.k8s.io/v1")
-	flags.Refuse(fs, "audit-webhook-config-file", "no webhook would hear of any event")
-	flags.Refuse(fs, "audit-log-compress", "old files would not be compressed")
 }
 
 // only is a flag of which we know one value.
@@ -77,6 +78,9 @@ func (o *options) checkServing() error {
 			return fmt.Errorf("--tls-cipher-suites: cipher suite %s not supported or doesn't exist", name)
 		}
 		c.CipherSuites = append(c.CipherSuites, id)
+	}
+	for _, id := range o.curves {
+		c.Curves = append(c.Curves, tls.CurveID(id))
 	}
 	for _, text := range o.sni {
 		one, err := parseSNI(text)
