@@ -60,6 +60,11 @@ func (q *Queue[K]) Add(key K) {
 	q.add(key)
 }
 
+// add is Add for who has the lock.
+//
+// LAB 05 add: a key that is dirty waits already, or will. Else it is dirty now;
+// and if no worker has it in his hands, put it at the end of order, and wake
+// one up. Nothing is added to a queue that is closed.
 func (q *Queue[K]) add(key K) {
 	if q.closed || q.dirty[key] {
 		return
@@ -137,6 +142,10 @@ func (q *Queue[K]) Failures(key K) int {
 
 // Get waits for a key and hands it out; false means the queue is shut down.
 // Every key that Get returned must be given to Done.
+//
+// LAB 05 get: wait until there is something in order, or the end. What is
+// handed out is not dirty any more, from before it is looked at: it is
+// processing.
 func (q *Queue[K]) Get() (K, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -155,6 +164,9 @@ func (q *Queue[K]) Get() (K, bool) {
 }
 
 // Done says that the worker is finished with a key.
+//
+// LAB 05 done: the key is not processing any more. If it has become dirty
+// meanwhile, somebody must look again.
 func (q *Queue[K]) Done(key K) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -99,6 +99,10 @@ type taintID struct {
 // deserved returns the taints that a node's conditions ask for.
 //
 // Invariant: at most one of not-ready:NoExecute and unreachable:NoExecute.
+//
+// LAB 09 deserved: taintOf knows the key. Every one of them keeps pods away;
+// only what Ready says drives off those that are there. A cordoned node
+// deserves one, too, whatever its conditions.
 func deserved(node *corev1.Node) map[taintID]bool {
 	want := map[taintID]bool{}
 	for _, c := range node.Status.Conditions {
@@ -140,6 +144,10 @@ const (
 
 // makeTaints returns the taints a node should have. Foreign taints stay, and a
 // taint that stays keeps the time it was added, from which evictions count.
+//
+// LAB 09 taints: keep what is not ours (managed), and what is still deserved,
+// as it is; add what is deserved and missing. NoExecute depends on choice: wait
+// adds none, spare leaves none.
 func makeTaints(node *corev1.Node, choice evictionChoice, now metav1.Time) []corev1.Taint {
 	want := deserved(node)
 	var taints []corev1.Taint
@@ -163,11 +171,17 @@ func makeTaints(node *corev1.Node, choice evictionChoice, now metav1.Time) []cor
 	return taints
 }
 
-// needsEviction says whether a NoExecute taint is deserved and not there.
+// needsEviction says whether a NoExecute taint is deserved and none is there
+// yet: a node that was given up when it was not ready is not given up again
+// when it falls silent.
+//
+// Upstream: kubernetes/kubernetes pkg/controller/nodelifecycle processTaintBaseEviction, which swaps at once
 func needsEviction(node *corev1.Node) bool {
 	want := deserved(node)
 	for _, t := range node.Spec.Taints {
-		delete(want, taintID{t.Key, t.Effect})
+		if managed(t) && t.Effect == corev1.TaintEffectNoExecute {
+			return false
+		}
 	}
 	for id := range want {
 		if id.effect == corev1.TaintEffectNoExecute {

@@ -73,6 +73,19 @@ func TestTaints(t *testing.T) {
 	}
 }
 
+// A node that was given up once is not given up again when it falls silent: no
+// rate holds up the other taint.
+func TestGivenUpOnce(t *testing.T) {
+	n := node("n", "Ready Unknown")
+	if !needsEviction(n) {
+		t.Error("a silent node without taints need not be given up")
+	}
+	n.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoExecute}}
+	if needsEviction(n) {
+		t.Error("a node that was not ready, and fell silent, is given up twice")
+	}
+}
+
 func TestCordonIsATaint(t *testing.T) {
 	n := node("n", "Ready True")
 	n.Spec.Unschedulable = true

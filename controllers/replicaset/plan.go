@@ -24,6 +24,10 @@ type plan struct {
 // makePlan compares the pods that a ReplicaSet owns with what it asks for.
 // perNode counts, for ranking, the active pods on each node that do the same
 // work: its own and those of its sibling ReplicaSets.
+//
+// LAB 08 plan: count who is active, and compare. Too few: say how many to
+// create. Too many: rank them, and delete from the front. At most burst of
+// either; and nothing at all for who is being deleted.
 func makePlan(rs *appsv1.ReplicaSet, owned []*corev1.Pod, perNode map[string]int, now time.Time) plan {
 	if rs.DeletionTimestamp != nil {
 		return plan{}

@@ -17,7 +17,6 @@ package exercise
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -117,6 +116,10 @@ func (id labMissing) Error() string { return "LAB " + string(id) + " is not writ
 
 const missingFile = "lab_missing.go"
 
+// startedFile, in the tree, lists the exercises that were blanked there: what
+// was never a hole is nothing that somebody wrote.
+const startedFile = "lab-started.txt"
+
 // Write puts the whole tree into dir, with the given exercises blanked. dir
 // must be empty, or not there.
 func Write(tree fs.FS, dir string, exercises []Exercise) error {
@@ -129,9 +132,13 @@ func Write(tree fs.FS, dir string, exercises []Exercise) error {
 	if err := os.CopyFS(dir, tree); err != nil {
 		return err
 	}
-	byFile := map[string][]Exercise{}
+	byFile, started := map[string][]Exercise{}, ""
 	for _, e := range exercises {
 		byFile[e.File] = append(byFile[e.File], e)
+		started += e.ID() + "\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, startedFile), []byte(started), 0o644); err != nil {
+		return err
 	}
 	for name, exercises := range byFile {
 		content, err := fs.ReadFile(tree, name)
@@ -253,14 +260,21 @@ func packageName(imported string) string {
 	return name
 }
 
-// Unwritten lists those of the exercises that are still stubs in dir.
+// Unwritten lists those of the exercises that are still stubs in dir. A tree
+// that was started for another exercise has this one's solution in it, which is
+// an error.
 func Unwritten(dir string, exercises []Exercise) ([]Exercise, error) {
+	started, err := os.ReadFile(filepath.Join(dir, startedFile))
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a tree that `tinykube lab start` wrote: %w", dir, err)
+	}
 	var unwritten []Exercise
 	for _, e := range exercises {
-		content, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(e.File)))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s is not a tree that `tinykube lab start` wrote: %w", dir, err)
+		if !slices.Contains(strings.Split(string(started), "\n"), e.ID()) {
+			return nil, fmt.Errorf("%s was started for another lab (%s), and has our solution of this one in it: tinykube lab start %s DIR",
+				dir, strings.Join(strings.Split(strings.TrimSpace(string(started)), "\n"), ", "), e.Lab)
 		}
+		content, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(e.File)))
 		if err != nil {
 			return nil, err
 		}

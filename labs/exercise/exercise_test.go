@@ -112,6 +112,14 @@ func TestWrite(t *testing.T) {
 	if _, err := Unwritten(t.TempDir(), all); err == nil {
 		t.Error("an empty folder is no tree")
 	}
+	// What was never a hole there is ours, and earns nobody points.
+	other, err := Find(tree(), "08")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Unwritten(dir, other); err == nil || !strings.Contains(err.Error(), "started for another lab (07 parse, 07 zeros)") {
+		t.Errorf("lab 08 in a tree of lab 07: %v", err)
+	}
 }
 
 // Each exercise of the real source says enough to begin with.

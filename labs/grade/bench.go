@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,9 @@ type bench struct {
 	etcd             *embedded.Etcd
 	users            int    // made up so far
 	before           []told // happened before the API server behind was started
+	wire             *wire
+	manager          *process // the reader's, on the other side of the wire
+	metrics          string   // its URL
 
 	closers []func()
 }
@@ -93,64 +97,95 @@ func (b *bench) twoServers(ctx context.Context) error {
 // what checks need. That is less than being ready, which takes updates.
 func (b *bench) apiserver(ctx context.Context, name, endpoint string) (*client.Client, *client.Config, error) {
 	dir := filepath.Join(b.scratch, name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, nil, err
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	server, err := b.start("kube-apiserver", dir, "--bind-address=127.0.0.1", "--secure-port=0", "--etcd-servers="+endpoint, "--etcd-data-dir="+dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer log.Close()
-	server := exec.Command(filepath.Join(b.bin, "kube-apiserver"), "--bind-address=127.0.0.1", "--secure-port=0",
-		"--etcd-servers="+endpoint, "--etcd-data-dir="+dir)
-	server.Stdout, server.Stderr = log, log
-	if err := server.Start(); err != nil {
-		return nil, nil, err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Wait() }() // joined by the closer
-	b.closers = append(b.closers, func() {
-		server.Process.Kill()
-		<-ended
+	var api *client.Client
+	var config *client.Config
+	err = server.until(ctx, func() (err error) {
+		if config, err = client.LoadKubeconfig(filepath.Join(dir, "pki", "admin.conf")); err != nil {
+			return err
+		}
+		if api, err = client.New(config); err != nil {
+			return err
+		}
+		return serves(ctx, api)
 	})
+	return api, config, err
+}
+
+// process is a program of the reader's.
+type process struct {
+	command *exec.Cmd
+	dir     string
+	ended   chan struct{}
+	err     error // of its end, once ended is closed
+}
+
+// start starts a program in a folder of its own, until the bench is closed.
+func (b *bench) start(program, dir string, args ...string) (*process, error) {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	p := &process{command: exec.Command(filepath.Join(b.bin, program), args...), dir: dir, ended: make(chan struct{})}
+	p.command.Stdout, p.command.Stderr = log, log
+	if err := p.command.Start(); err != nil {
+		return nil, err
+	}
+	go func() { // joined by the closer
+		p.err = p.command.Wait()
+		close(p.ended)
+	}()
+	b.closers = append(b.closers, func() {
+		p.command.Process.Kill()
+		<-p.ended
+	})
+	return p, nil
+}
+
+// until looks until there is nothing wrong any more; the last thing that was
+// is the error. It does not wait for a program that has ended.
+func (p *process) until(ctx context.Context, wrong func() error) error {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	for {
-		config, err := client.LoadKubeconfig(filepath.Join(dir, "pki", "admin.conf"))
+		err := wrong()
 		if err == nil {
-			api, err := client.New(config)
-			if err != nil {
-				return nil, nil, err
-			}
-			if serves(ctx, api) {
-				return api, config, nil
-			}
+			return nil
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			return nil, nil, fmt.Errorf("kube-apiserver ended: %v\n%s", err, said(dir))
+		case <-p.ended:
+			return fmt.Errorf("%s ended: %v\n%s", filepath.Base(p.command.Path), p.err, said(p.dir))
 		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("kube-apiserver does not serve\n%s", said(dir))
+			return fmt.Errorf("%w (at the end of our patience; the log of %s ends with:\n%s)", err, filepath.Base(p.command.Path), said(p.dir))
 		case <-ticker.C:
 		}
 	}
 }
 
-// said is the end of a program's log.
+// said is the end of a program's log, or how it came to its end.
 func said(dir string) string {
 	raw, err := os.ReadFile(filepath.Join(dir, "log"))
 	if err != nil {
 		return err.Error()
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	if i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "panic:") }); i >= 0 {
+		return lines[i]
+	}
 	return strings.Join(lines[max(0, len(lines)-5):], "\n")
 }
 
-// serves reports whether there is a namespace to work in.
-func serves(ctx context.Context, api *client.Client) bool {
+// serves looks for a namespace to work in.
+func serves(ctx context.Context, api *client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	_, err := client.For(api, client.Namespaces).Get(ctx, "", namespace)
-	return err == nil
+	return err
 }

@@ -14,13 +14,16 @@ import (
 	"tinykube/labs/exercise"
 )
 
-// mutants are mistakes that a person could make, as changes of the solution,
-// each with a check that must not hold for it.
-var mutants = []struct {
+// mutant is a mistake that a person could make, as a change of the solution,
+// with a check that must not hold for it.
+type mutant struct {
 	lab, name, file string
 	old, new        string
 	fails           string // a part of the check's name
-}{
+}
+
+// serverMutants are those of the labs about the API server.
+var serverMutants = []mutant{
 	{"01", "compares with what is there now, not with what was seen", "apiserver/storage/write.go",
 		"revision, found, err := t.swap(ctx, key, current.Revision,", "fresh, _ := t.read(ctx, key)\n\t\trevision, found, err := t.swap(ctx, key, fresh.Revision,",
 		"overwrites nothing"},
@@ -125,19 +128,22 @@ var mutants = []struct {
 // Every mistake costs points, where it should; every check finds one.
 func TestMutants(t *testing.T) {
 	matrix := "a row per mistake, a column per check\n"
-	useful := map[string]bool{} // checks that found something
+	useful := map[string]map[string]bool{} // by lab, checks that found something
 	defer func() {
 		t.Log(matrix)
-		for number, suite := range suites {
-			for _, check := range suite.checks {
-				if !useful[check.Name] {
+		for number, found := range useful { // all labs, or those that -run chose
+			for _, check := range suites[number].checks {
+				if !found[check.Name] {
 					t.Errorf("lab %s: no mistake is found by %q", number, check.Name)
 				}
 			}
 		}
 	}()
-	for _, mutant := range mutants {
-		t.Run(mutant.name, func(t *testing.T) {
+	for _, mutant := range slices.Concat(serverMutants, controllerMutants) {
+		t.Run(mutant.lab+" "+mutant.name, func(t *testing.T) {
+			if useful[mutant.lab] == nil {
+				useful[mutant.lab] = map[string]bool{}
+			}
 			dir := filepath.Join(t.TempDir(), "tree")
 			if err := exercise.Write(tinykube.Source, dir, nil); err != nil {
 				t.Fatal(err)
@@ -159,7 +165,7 @@ func TestMutants(t *testing.T) {
 			}
 			for _, o := range result.Outcomes {
 				matrix += o.sign() + " "
-				useful[o.Name] = useful[o.Name] || !o.Passed && !o.Skipped
+				useful[mutant.lab][o.Name] = useful[mutant.lab][o.Name] || !o.Passed && !o.Skipped
 			}
 			matrix += fmt.Sprintf("  %2d/%d  %s\n", result.Score, result.Points, mutant.name)
 			if result.Full() {
