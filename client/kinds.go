@@ -68,7 +68,11 @@ var (
 	Leases          = Kind[*coordinationv1.Lease]{"coordination.k8s.io", "v1", "Lease", "leases", true}
 	PriorityClasses = Kind[*schedulingv1.PriorityClass]{"scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false}
 	StorageClasses  = Kind[*storagev1.StorageClass]{"storage.k8s.io", "v1", "StorageClass", "storageclasses", false}
+	CSIDrivers      = Kind[*storagev1.CSIDriver]{"storage.k8s.io", "v1", "CSIDriver", "csidrivers", false}
 	CSINodes        = Kind[*storagev1.CSINode]{"storage.k8s.io", "v1", "CSINode", "csinodes", false}
+
+	CSIStorageCapacities = Kind[*storagev1.CSIStorageCapacity]{"storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", true}
+	VolumeAttachments    = Kind[*storagev1.VolumeAttachment]{"storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false}
 
 	Roles               = Kind[*rbacv1.Role]{"rbac.authorization.k8s.io", "v1", "Role", "roles", true}
 	RoleBindings        = Kind[*rbacv1.RoleBinding]{"rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", true}

@@ -52,9 +52,18 @@ type Cache struct {
 	dirty map[string]bool
 	// imageNodes counts nodes by image name.
 	imageNodes map[string]int
+	// nominees wait for a node that is being emptied for them.
+	nominees  map[types.UID]nominee
+	nominated map[string][]*framework.PodInfo // the same by node
 	// Owned by the cache between calls, read by the cycle that got it.
 	snapshot framework.Snapshot
 	order    bool // the snapshot's list of nodes must be rebuilt
+}
+
+// nominee is a pod that waits for a certain node.
+type nominee struct {
+	pod  *framework.PodInfo
+	node string
 }
 
 // NewCache makes an empty cache.
@@ -64,6 +73,7 @@ func NewCache() *Cache {
 		nodes:      map[string]*framework.NodeInfo{},
 		dirty:      map[string]bool{},
 		imageNodes: map[string]int{},
+		nominees:   map[types.UID]nominee{},
 		snapshot:   framework.Snapshot{ByName: map[string]*framework.NodeInfo{}},
 	}
 }
@@ -73,6 +83,50 @@ func (c *Cache) Assume(pod *framework.PodInfo, node string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.place(&cached{pod: pod, node: node, assumed: true})
+	c.nominate(pod, "")
+}
+
+// Nominate notes the node that is being emptied for a pod, or with "" that
+// there is none.
+func (c *Cache) Nominate(pod *framework.PodInfo, node string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nominate(pod, node)
+}
+
+// Waits takes in what the watch shows of a pod without a node. A nomination
+// that only we know of yet is kept: it is on its way to the API server.
+func (c *Cache) Waits(old, new *corev1.Pod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	node := new.Status.NominatedNodeName
+	if known, is := c.nominees[new.UID]; is && node == "" && old != nil && old.Status.NominatedNodeName == "" {
+		node = known.node
+	}
+	if _, was := c.nominees[new.UID]; was || node != "" {
+		c.nominate(framework.NewPodInfo(new), node)
+	}
+}
+
+// NoLongerWaits drops a nomination, if there is one.
+func (c *Cache) NoLongerWaits(uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n, is := c.nominees[uid]; is {
+		c.nominate(n.pod, "")
+	}
+}
+
+// NominatedTo lists the pods that wait for a node.
+func (c *Cache) NominatedTo(node string) (pods []*framework.PodInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nominees {
+		if n.node == node {
+			pods = append(pods, n.pod)
+		}
+	}
+	return pods
 }
 
 // Bound starts the time after which an assumption nobody confirms is dropped.
@@ -192,11 +246,26 @@ func (c *Cache) Snapshot() *framework.Snapshot {
 	if relist {
 		c.snapshot.ListAffinity()
 	}
-	c.snapshot.ImageNodes = c.imageNodes
+	c.snapshot.ImageNodes, c.snapshot.Nominated = c.imageNodes, c.nominated
 	return &c.snapshot
 }
 
 // The methods below need mu.
+
+// nominate replaces the snapshot's map, which a decision may be reading.
+func (c *Cache) nominate(pod *framework.PodInfo, node string) {
+	if _, was := c.nominees[pod.UID]; !was && node == "" {
+		return
+	}
+	delete(c.nominees, pod.UID)
+	if node != "" {
+		c.nominees[pod.UID] = nominee{pod, node}
+	}
+	c.nominated = make(map[string][]*framework.PodInfo, len(c.nominees))
+	for _, n := range c.nominees {
+		c.nominated[n.node] = append(c.nominated[n.node], n.pod)
+	}
+}
 
 func (c *Cache) place(p *cached) {
 	c.remove(p.pod.UID)

@@ -1,9 +1,9 @@
 package scheduler
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 
 	"tinykube/scheduler/framework"
 )
@@ -29,14 +29,17 @@ func enoughNodes(percentage int32, nodes int) int {
 }
 
 // choose finds the best node. When there is none, the diagnosis says why.
-func (s *Scheduler) choose(ctx context.Context, a *attempt) (node string, diagnosis *framework.Diagnosis, err error) {
-	feasible, diagnosis, err := s.filter(a)
+func (s *Scheduler) choose(a *attempt) (node string, diagnosis *framework.Diagnosis, err error) {
+	run, feasible, diagnosis, err := s.filter(a)
 	if err != nil {
 		return "", nil, err
 	}
 	switch len(feasible) {
 	case 0:
-		return "", s.makeRoom(ctx, a, diagnosis), nil
+		if diagnosis.AllNodes > 0 {
+			a.room = makeRoom(a.profile, a.cycle, run, diagnosis)
+		}
+		return "", diagnosis, nil
 	case 1:
 		return feasible[0].Node.Name, nil, nil
 	}
@@ -49,20 +52,24 @@ func (s *Scheduler) choose(ctx context.Context, a *attempt) (node string, diagno
 
 // filter looks at nodes, starting where the last search ended so that all get
 // their turn, until enough are found.
-func (s *Scheduler) filter(a *attempt) ([]*framework.NodeInfo, *framework.Diagnosis, error) {
+func (s *Scheduler) filter(a *attempt) (*framework.FilterRun, []*framework.NodeInfo, *framework.Diagnosis, error) {
 	all := a.cycle.Snapshot.Nodes
 	diagnosis := framework.NewDiagnosis(len(all))
 	if len(all) == 0 {
-		return nil, diagnosis, nil
+		return nil, nil, diagnosis, nil
 	}
 	run, status := a.profile.RunPreFilter(a.cycle)
 	if status != nil {
 		if !status.IsRejected() {
-			return nil, nil, errors.New(status.Message())
+			return nil, nil, nil, errors.New(status.Message())
 		}
 		diagnosis.PreFilter = status
 		diagnosis.Rejectors[status.Plugin] = true
-		return nil, diagnosis, nil
+		return nil, nil, diagnosis, nil
+	}
+	// The node that was emptied for the pod is the one it most likely gets.
+	if emptied := a.cycle.Snapshot.ByName[a.pod.Status.NominatedNodeName]; emptied != nil && run.Check(a.cycle, emptied) == nil {
+		return run, []*framework.NodeInfo{emptied}, diagnosis, nil
 	}
 	nodes := all
 	if run.Nodes != nil {
@@ -84,11 +91,11 @@ func (s *Scheduler) filter(a *attempt) ([]*framework.NodeInfo, *framework.Diagno
 		case status.IsRejected():
 			diagnosis.Set(node.Node.Name, status)
 		default:
-			return nil, nil, errors.New(status.Message())
+			return nil, nil, nil, errors.New(status.Message())
 		}
 	}
 	s.startNode = (s.startNode + looked) % len(all)
-	return feasible, diagnosis, nil
+	return run, feasible, diagnosis, nil
 }
 
 func named(snapshot *framework.Snapshot, names map[string]bool) []*framework.NodeInfo {
@@ -101,17 +108,27 @@ func named(snapshot *framework.Snapshot, names map[string]bool) []*framework.Nod
 	return nodes
 }
 
-// makeRoom asks the PostFilter plugins; the pod waits for its next turn
-// either way.
-func (s *Scheduler) makeRoom(ctx context.Context, a *attempt, diagnosis *framework.Diagnosis) *framework.Diagnosis {
-	for _, plugin := range a.profile.PostFilter {
-		_, status := plugin.PostFilter(ctx, a.cycle, diagnosis)
-		diagnosis.PostFilter = status.Message()
+// makeRoom asks the PostFilter plugins for a plan; the pod waits for its next
+// turn either way. What they say ends the sentence that says why.
+//
+// Upstream: kubernetes pkg/scheduler/framework/runtime RunPostFilterPlugins
+func makeRoom(profile *framework.Profile, c *framework.Cycle, run *framework.FilterRun, d *framework.Diagnosis) (room *framework.Room) {
+	var reasons []string
+	for _, plugin := range profile.PostFilter {
+		planned, status := plugin.PostFilter(c, run, d)
 		if status.IsSuccess() {
+			return planned
+		}
+		if planned != nil {
+			room = planned
+		}
+		reasons = append(reasons, status.Reasons...)
+		if status.Code != framework.Unschedulable {
 			break
 		}
 	}
-	return diagnosis
+	d.PostFilter = strings.Join(reasons, ", ")
+	return room
 }
 
 // pickHighest returns the index of the highest total; among equals, one at

@@ -132,7 +132,7 @@ func (c *cluster) until(name, what string, holds func(*corev1.Pod) bool) *corev1
 			return pod
 		}
 		if ctx.Err() != nil {
-			c.t.Fatalf("pod %s: not %s: %+v %v", name, what, pod.Status.Conditions, err)
+			c.t.Fatalf("pod %s: not %s: %+v %v", name, what, pod, err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -175,7 +175,7 @@ func TestAllPodsArePlacedAndNoneTooMany(t *testing.T) {
 	// One more does not fit, says so, and is woken by a new node.
 	c.addPod("extra")
 	pod := c.until("extra", "unschedulable", func(p *corev1.Pod) bool { return sentence(p) != "" })
-	if got, want := sentence(pod), "0/5 nodes are available: 5 Insufficient cpu."; got != want {
+	if got, want := sentence(pod), "0/5 nodes are available: 5 Insufficient cpu. preemption: 0/5 nodes are available: 5 No preemption victims found for incoming pod."; got != want {
 		t.Errorf("sentence %q, want %q", got, want)
 	}
 	c.addNode("new", "4")

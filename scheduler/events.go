@@ -20,6 +20,7 @@ func (s *Scheduler) watch() {
 	s.podInformer = client.NewInformer(client.For(s.api, client.Pods), client.InformerOptions[*corev1.Pod]{Logger: s.log})
 	s.nodeInformer.OnChange(s.nodeChanged)
 	s.podInformer.OnChange(s.podChanged)
+	s.objects.storage.onChange(s.queue.Happened)
 }
 
 func (s *Scheduler) nodeChanged(old, new *corev1.Node) {
@@ -67,6 +68,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 	switch {
 	case occupies(new):
 		s.cache.AddPod(new)
+		s.cache.NoLongerWaits(new.UID)
 		if occupies(old) {
 			s.queue.Happened(framework.Event{Action: assignedActions(old, new), OldPod: old, NewPod: new})
 			return
@@ -79,10 +81,13 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 	case s.isWaiting(new) && s.cache.Assumed(new.UID):
 		// Our own decision is on its way; this version is older than it.
 	case s.isWaiting(old) && s.isWaiting(new):
+		s.cache.Waits(old, new)
 		s.queue.Update(old, new)
 	case s.isWaiting(new):
+		s.cache.Waits(nil, new)
 		s.queue.Add(new)
 	case s.isWaiting(old):
+		s.cache.NoLongerWaits(old.UID)
 		s.queue.Delete(old.UID)
 		if s.cache.Assumed(old.UID) {
 			// Deleted while its binding was under way.

@@ -23,6 +23,8 @@ type Explanation struct {
 	// Message says why there is no such node, in the words of the
 	// FailedScheduling event.
 	Message string
+	// Room is what preemption would do about that; nil if nothing.
+	Room *framework.Room
 }
 
 // NodeVerdicts is what the filters said of one node.
@@ -59,6 +61,9 @@ func Explain(profile *framework.Profile, snapshot *framework.Snapshot, pod *fram
 			e.Best = append(e.Best, node)
 		}
 	}
+	if nominated := pod.Status.NominatedNodeName; slices.Contains(e.Feasible, nominated) {
+		e.Best = []string{nominated}
+	}
 	return e, nil
 }
 
@@ -68,7 +73,7 @@ func (e *Explanation) filter(profile *framework.Profile, cycle *framework.Cycle)
 	run, status := profile.RunPreFilter(cycle)
 	if status != nil {
 		diagnosis.PreFilter = status
-		e.Message = diagnosis.Error()
+		e.giveUp(profile, cycle, nil, diagnosis)
 		return nil
 	}
 	for _, node := range cycle.Snapshot.Nodes {
@@ -89,7 +94,14 @@ func (e *Explanation) filter(profile *framework.Profile, cycle *framework.Cycle)
 		diagnosis.Set(v.Node, v.Verdicts[first])
 	}
 	if len(feasible) == 0 {
-		e.Message = diagnosis.Error()
+		e.giveUp(profile, cycle, run, diagnosis)
 	}
 	return feasible
+}
+
+func (e *Explanation) giveUp(profile *framework.Profile, cycle *framework.Cycle, run *framework.FilterRun, d *framework.Diagnosis) {
+	if d.AllNodes > 0 {
+		e.Room = makeRoom(profile, cycle, run, d)
+	}
+	e.Message = d.Error()
 }

@@ -32,6 +32,7 @@ func (s *Scheduler) failed(ctx context.Context, a *attempt, err error) {
 
 // turnedDown handles a no that came after the choice of a node.
 func (s *Scheduler) turnedDown(ctx context.Context, a *attempt, status *framework.Status) {
+	a.room = &framework.Room{} // a nomination did not hold what it promised
 	if status.IsRejected() {
 		d := framework.NewDiagnosis(1)
 		d.Set(a.node, status)
@@ -55,15 +56,26 @@ func (s *Scheduler) report(ctx context.Context, a *attempt, reason, message stri
 		short = short[:maxEventMessage-4] + " ..."
 	}
 	s.recorder.Event(pod, corev1.EventTypeWarning, "FailedScheduling", "%s", short)
-	if err := s.setCondition(ctx, pod, reason, message); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+	if err := s.setCondition(ctx, pod, reason, message, a.room); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 		s.log.Warn("pod condition not written", "key", client.Key(pod), "err", err)
+	}
+	if a.room != nil && a.room.Node != "" {
+		if err := s.evict(ctx, a); err != nil {
+			s.log.Warn("preemption failed", "key", client.Key(pod), "node", a.room.Node, "err", err)
+			rejectors = nil // to be tried again soon, whatever happens
+		}
 	}
 	s.queue.Requeue(pod, rejectors)
 }
 
-// setCondition writes PodScheduled=False, unless it says so already: a pod
-// that stays unschedulable for the same reason causes no more writes.
-func (s *Scheduler) setCondition(ctx context.Context, pod *corev1.Pod, reason, message string) error {
+// setCondition writes PodScheduled=False and the nomination, unless the pod
+// says so already: a pod that stays unschedulable for the same reason causes no
+// more writes.
+func (s *Scheduler) setCondition(ctx context.Context, pod *corev1.Pod, reason, message string, room *framework.Room) error {
+	status := map[string]any{}
+	if room != nil && room.Node != pod.Status.NominatedNodeName {
+		status["nominatedNodeName"] = room.Node
+	}
 	condition := corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message,
 		ObservedGeneration: pod.Generation, LastTransitionTime: metav1.Now(),
@@ -74,17 +86,24 @@ func (s *Scheduler) setCondition(ctx context.Context, pod *corev1.Pod, reason, m
 			continue
 		}
 		if old.Status == condition.Status && old.Reason == reason && old.Message == message {
-			return nil
+			if len(status) == 0 {
+				return nil
+			}
 		}
 		if old.Status == condition.Status {
 			condition.LastTransitionTime = old.LastTransitionTime
 		}
 	}
+	status["conditions"] = []corev1.PodCondition{condition}
+	return s.patchStatus(ctx, pod, status)
+}
+
+func (s *Scheduler) patchStatus(ctx context.Context, pod *corev1.Pod, status map[string]any) error {
 	// A strategic merge patch: conditions are merged by type, so those of
 	// others stay. The UID makes the patch fail for a namesake.
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": pod.UID},
-		"status":   map[string]any{"conditions": []corev1.PodCondition{condition}},
+		"status":   status,
 	})
 	if err != nil {
 		return err

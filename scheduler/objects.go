@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	appsv1 "k8s.io/api/apps/v1"
+	policyv1 "k8s.io/api/policy/v1"
 
 	"golang.org/x/sync/errgroup"
 
@@ -19,14 +20,16 @@ const byNamespace = "namespace"
 
 // objects watches what plugins want to know beyond nodes and pods: namespaces
 // for their labels, and what selects pods, so that pods of one kind can be
-// told from others. Changes of these wake nobody; a pod that hoped for one is
-// flushed from the queue in time.
+// told from others. Changes of these wake nobody, except those of storage; a
+// pod that hoped for one is flushed from the queue in time.
 type objects struct {
 	namespaces  *client.Informer[*corev1.Namespace]
 	services    *client.Informer[*corev1.Service]
 	controllers *client.Informer[*corev1.ReplicationController]
 	replicaSets *client.Informer[*appsv1.ReplicaSet]
 	stateful    *client.Informer[*appsv1.StatefulSet]
+	budgets     *client.Informer[*policyv1.PodDisruptionBudget]
+	*storage
 }
 
 func newObjects(api *client.Client, log *slog.Logger) *objects {
@@ -37,6 +40,8 @@ func newObjects(api *client.Client, log *slog.Logger) *objects {
 		controllers: informer(api, client.ReplicationControllers, log),
 		replicaSets: informer(api, client.ReplicaSets, log),
 		stateful:    informer(api, client.StatefulSets, log),
+		budgets:     informer(api, client.PodDisruptionBudgets, log),
+		storage:     newStorage(api, log),
 	}
 }
 
@@ -47,7 +52,7 @@ func informer[T client.Object](api *client.Client, kind client.Kind[T], log *slo
 // Run watches until ctx ends.
 func (o *objects) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{o.namespaces.Run, o.services.Run, o.controllers.Run, o.replicaSets.Run, o.stateful.Run} {
+	for _, run := range []func(context.Context) error{o.namespaces.Run, o.services.Run, o.controllers.Run, o.replicaSets.Run, o.stateful.Run, o.budgets.Run, o.storage.Run} {
 		g.Go(func() error { return run(ctx) })
 	}
 	return g.Wait()
@@ -55,7 +60,7 @@ func (o *objects) Run(ctx context.Context) error {
 
 // Synced are closed once everything has been seen.
 func (o *objects) Synced() []<-chan struct{} {
-	return []<-chan struct{}{o.namespaces.Synced(), o.services.Synced(), o.controllers.Synced(), o.replicaSets.Synced(), o.stateful.Synced()}
+	return append(o.storage.Synced(), o.namespaces.Synced(), o.services.Synced(), o.controllers.Synced(), o.replicaSets.Synced(), o.stateful.Synced(), o.budgets.Synced())
 }
 
 // NamespaceLabels is for framework.Objects.
@@ -65,6 +70,9 @@ func (o *objects) NamespaceLabels(name string) map[string]string {
 	}
 	return nil
 }
+
+// DisruptionBudgets is for framework.Objects.
+func (o *objects) DisruptionBudgets() []*policyv1.PodDisruptionBudget { return o.budgets.List() }
 
 // Services is for framework.Objects.
 func (o *objects) Services(namespace string) []*corev1.Service {

@@ -242,6 +242,15 @@ func (q *Queue) Happened(event framework.Event) {
 	}
 }
 
+// Activate tries an unschedulable pod again, whatever it hopes for.
+func (q *Queue) Activate(uid types.UID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e := q.unschedulable[uid]; e != nil {
+		q.moveOn(e)
+	}
+}
+
 // Pending counts the pods in each place, for the metrics.
 func (q *Queue) Pending() (active, backoff, unschedulable, gated int) {
 	q.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,6 +47,7 @@ type Scheduler struct {
 	objects      *objects
 	queue        *Queue
 	cache        *Cache
+	waiting      *framework.WaitingPods
 	ready        chan struct{}
 
 	// Owned by the scheduling loop.
@@ -61,10 +63,11 @@ func New(cfg Config, api *client.Client, log *slog.Logger) (*Scheduler, error) {
 		profiles: map[string]*framework.Profile{},
 		recorder: client.NewRecorder(api, config.DefaultSchedulerName, "", log),
 		cache:    NewCache(),
+		waiting:  framework.NewWaitingPods(),
 		objects:  newObjects(api, log),
 		ready:    make(chan struct{}),
 	}
-	profiles, err := config.Profiles(cfg.Component, framework.Handle{Bind: s.postBinding, Objects: s.objects})
+	profiles, err := config.Profiles(cfg.Component, framework.Handle{Bind: s.postBinding, Objects: s.objects, Volumes: s.objects, Waiting: s.waiting})
 	if err != nil {
 		return nil, err
 	}
@@ -117,46 +120,62 @@ func (s *Scheduler) scheduleAll(ctx context.Context) error {
 	defer context.AfterFunc(ctx, s.queue.Close)()
 	binding := new(errgroup.Group)
 	binding.SetLimit(maxBinding)
+	// Those who wait for others hold nobody up, lest they wait for one of these.
+	// There is one goroutine for each such pod.
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
 	for {
 		pod, ok := s.queue.Pop()
 		if !ok || ctx.Err() != nil {
 			return binding.Wait()
 		}
-		if after := s.scheduleOne(ctx, pod); after != nil {
+		after, slow := s.scheduleOne(ctx, pod)
+		switch {
+		case slow:
+			waiting.Go(after)
+		case after != nil:
 			binding.Go(func() error { after(); return nil })
 		}
 	}
 }
 
 // scheduleOne decides one pod and returns what is left to do about it, which
-// needs the API server.
-func (s *Scheduler) scheduleOne(ctx context.Context, pod *framework.QueuedPod) (after func()) {
+// needs the API server, and if slow, something else as well.
+func (s *Scheduler) scheduleOne(ctx context.Context, pod *framework.QueuedPod) (after func(), slow bool) {
 	if pod.DeletionTimestamp != nil || s.cache.Assumed(pod.UID) {
 		s.queue.Done(pod.UID)
-		return nil
+		return nil, false
 	}
 	a := newAttempt(s, pod)
-	node, diagnosis, err := s.choose(ctx, a)
+	node, diagnosis, err := s.choose(a)
 	switch {
 	case err != nil:
-		return func() { s.failed(ctx, a, err) }
+		return func() { s.failed(ctx, a, err) }, false
 	case diagnosis != nil:
-		return func() { s.unschedulable(ctx, a, diagnosis) }
+		if a.room != nil { // others must know of it before the API server does
+			s.cache.Nominate(pod.PodInfo, a.room.Node)
+		}
+		return func() { s.unschedulable(ctx, a, diagnosis) }, false
 	}
 	a.node = node
 	// From here on others see the room as taken.
 	s.cache.Assume(pod.PodInfo, node)
 	status := a.profile.RunReserve(a.cycle, node)
+	var wait map[string]time.Duration
 	if status.IsSuccess() {
-		if status = a.profile.RunPermit(a.cycle, node); !status.IsSuccess() {
+		if wait, status = a.profile.RunPermit(a.cycle, node); !status.IsSuccess() {
 			a.profile.RunUnreserve(a.cycle, node)
 		}
 	}
 	if !status.IsSuccess() {
 		s.cache.Forget(pod.UID)
-		return func() { s.turnedDown(ctx, a, status) }
+		return func() { s.turnedDown(ctx, a, status) }, false
 	}
-	return func() { s.bind(ctx, a) }
+	if wait != nil {
+		a.waiting = s.waiting.Add(pod.PodInfo, node, wait)
+	}
+	a.slow = a.waiting != nil || a.profile.Slow(a.cycle, node)
+	return func() { s.bind(ctx, a) }, a.slow
 }
 
 // attempt is one try to place one pod.
@@ -165,6 +184,11 @@ type attempt struct {
 	profile *framework.Profile
 	cycle   *framework.Cycle
 	node    string
+	// room is how PostFilter wants to make some; nil if it has no opinion.
+	room *framework.Room
+	// waiting is set if Permit said to wait; slow then, or if PreBind will.
+	waiting *framework.WaitingPod
+	slow    bool
 	started time.Time
 }
 
@@ -175,7 +199,16 @@ func newAttempt(s *Scheduler, pod *framework.QueuedPod) *attempt {
 
 // bind carries the decision out.
 func (s *Scheduler) bind(ctx context.Context, a *attempt) {
-	status := a.profile.RunBind(ctx, a.cycle, a.node)
+	if a.slow {
+		// Others, an autoscaler say, should know what is meant to happen.
+		if err := s.patchStatus(ctx, a.pod.Pod, map[string]any{"nominatedNodeName": a.node}); err != nil && ctx.Err() == nil {
+			s.log.Warn("nomination not written", "key", client.Key(a.pod), "err", err)
+		}
+	}
+	status := s.waiting.Await(ctx, a.waiting)
+	if status.IsSuccess() {
+		status = a.profile.RunBind(ctx, a.cycle, a.node)
+	}
 	if !status.IsSuccess() {
 		a.profile.RunUnreserve(a.cycle, a.node)
 		s.cache.Forget(a.pod.UID)

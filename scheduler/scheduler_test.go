@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -34,7 +33,7 @@ func offline(t testing.TB) *Scheduler {
 func decide(s *Scheduler) (node, sentence string) {
 	pod, _ := s.queue.Pop()
 	a := newAttempt(s, pod)
-	node, diagnosis, err := s.choose(context.Background(), a)
+	node, diagnosis, err := s.choose(a)
 	if err != nil {
 		return "", err.Error()
 	}
@@ -71,7 +70,7 @@ func TestDecisionsNeverOvercommit(t *testing.T) {
 			t.Errorf("%s has %d pods of 1 CPU on 4 CPUs", node, pods)
 		}
 	}
-	if node, sentence := decide(s); node != "" || sentence != "0/5 nodes are available: 5 Insufficient cpu." {
+	if node, sentence := decide(s); node != "" || sentence != "0/5 nodes are available: 5 Insufficient cpu. preemption: 0/5 nodes are available: 5 No preemption victims found for incoming pod." {
 		t.Errorf("the pod too many: %q %q", node, sentence)
 	}
 }
@@ -141,7 +140,7 @@ func TestSearchEndsEarlyAndGoesOn(t *testing.T) {
 	for i := range 3 {
 		s.podChanged(nil, testPod(fmt.Sprint("p", i)))
 		pod, _ := s.queue.Pop()
-		feasible, _, err := s.filter(newAttempt(s, pod))
+		_, feasible, _, err := s.filter(newAttempt(s, pod))
 		if err != nil || len(feasible) != 420 { // 50 − 1000/125 = 42 %
 			t.Fatalf("%d feasible nodes, %v", len(feasible), err)
 		}

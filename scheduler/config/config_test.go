@@ -38,7 +38,7 @@ func load(t *testing.T, file string) *framework.Profile {
 }
 
 func TestPluginSets(t *testing.T) {
-	const filters = "NodeUnschedulable NodeName TaintToleration NodeAffinity NodePorts NodeResourcesFit PodTopologySpread InterPodAffinity |"
+	const filters = "NodeUnschedulable NodeName TaintToleration NodeAffinity NodePorts NodeResourcesFit VolumeRestrictions NodeVolumeLimits VolumeBinding VolumeZone PodTopologySpread InterPodAffinity |"
 	tests := []struct{ name, plugins, want string }{
 		{"defaults", "{}",
 			filters + " TaintToleration×3 NodeAffinity×2 NodeResourcesFit×1 PodTopologySpread×2 InterPodAffinity×2 NodeResourcesBalancedAllocation×1 ImageLocality×1"},
@@ -51,10 +51,10 @@ func TestPluginSets(t *testing.T) {
 		{"multiPoint reweights in place", "{multiPoint: {enabled: [{name: TaintToleration, weight: 9}, {name: NodeAffinity}]}}",
 			filters + " TaintToleration×9 NodeAffinity×1 NodeResourcesFit×1 PodTopologySpread×2 InterPodAffinity×2 NodeResourcesBalancedAllocation×1 ImageLocality×1"},
 		{"multiPoint disables everywhere", "{multiPoint: {disabled: [{name: NodeAffinity}]}}",
-			"NodeUnschedulable NodeName TaintToleration NodePorts NodeResourcesFit PodTopologySpread InterPodAffinity | TaintToleration×3 NodeResourcesFit×1 PodTopologySpread×2 InterPodAffinity×2 NodeResourcesBalancedAllocation×1 ImageLocality×1"},
+			"NodeUnschedulable NodeName TaintToleration NodePorts NodeResourcesFit VolumeRestrictions NodeVolumeLimits VolumeBinding VolumeZone PodTopologySpread InterPodAffinity | TaintToleration×3 NodeResourcesFit×1 PodTopologySpread×2 InterPodAffinity×2 NodeResourcesBalancedAllocation×1 ImageLocality×1"},
 		{"from nothing", "{multiPoint: {disabled: [{name: '*'}], enabled: [{name: PrioritySort}, {name: DefaultBinder}, {name: NodeResourcesFit}]}}",
 			"NodeResourcesFit | NodeResourcesFit×1"},
-		{"disabling what only upstream has", "{score: {disabled: [{name: VolumeBinding}]}}",
+		{"disabling what only upstream has", "{score: {disabled: [{name: DynamicResources}]}}",
 			filters + " TaintToleration×3 NodeAffinity×2 NodeResourcesFit×1 PodTopologySpread×2 InterPodAffinity×2 NodeResourcesBalancedAllocation×1 ImageLocality×1"},
 	}
 	for _, tt := range tests {
@@ -68,25 +68,27 @@ func TestPluginSets(t *testing.T) {
 
 func TestErrorsNameTheField(t *testing.T) {
 	for file, want := range map[string]string{
-		"profile: []":                                                         `unknown field "profile"`,
-		"profiles: [{plugins: {scores: 1}}]":                                  `unknown field "profiles[0].plugins.scores"`,
-		"parallelism: 0":                                                      "parallelism: 0 must be greater than 0",
-		"parallelism: many":                                                   "cannot unmarshal string",
-		"percentageOfNodesToScore: 101":                                       "percentageOfNodesToScore: not in the range 0-100",
-		"podInitialBackoffSeconds: 20":                                        "podMaxBackoffSeconds: 10 must not be less",
-		"extenders: [{urlPrefix: x}]":                                         "extenders: not supported",
-		"profiles: [{}, {schedulerName: a}]":                                  "profiles[0].schedulerName: required",
-		"profiles: [{schedulerName: a}, {schedulerName: a}]":                  `profiles[1].schedulerName: duplicate value "a"`,
-		"profiles: [{plugins: {filter: {enabled: [{name: Nope}]}}}]":          `plugins.filter.enabled: plugin "Nope" does not exist`,
-		"profiles: [{plugins: {filter: {enabled: [{name: VolumeZone}]}}}]":    `plugin "VolumeZone" is not built into this scheduler`,
-		"profiles: [{plugins: {filter: {enabled: [{name: ImageLocality}]}}}]": "plugin ImageLocality has no Filter",
-		"profiles: [{plugins: {bind: {disabled: [{name: '*'}]}}}]":            "at least one bind plugin is needed",
-		"profiles: [{plugins: {queueSort: {disabled: [{name: '*'}]}}}]":       "no queueSort plugin is enabled",
+		"profile: []":                                                            `unknown field "profile"`,
+		"profiles: [{plugins: {scores: 1}}]":                                     `unknown field "profiles[0].plugins.scores"`,
+		"parallelism: 0":                                                         "parallelism: 0 must be greater than 0",
+		"parallelism: many":                                                      "cannot unmarshal string",
+		"percentageOfNodesToScore: 101":                                          "percentageOfNodesToScore: not in the range 0-100",
+		"podInitialBackoffSeconds: 20":                                           "podMaxBackoffSeconds: 10 must not be less",
+		"extenders: [{urlPrefix: x}]":                                            "extenders: not supported",
+		"profiles: [{}, {schedulerName: a}]":                                     "profiles[0].schedulerName: required",
+		"profiles: [{schedulerName: a}, {schedulerName: a}]":                     `profiles[1].schedulerName: duplicate value "a"`,
+		"profiles: [{plugins: {filter: {enabled: [{name: Nope}]}}}]":             `plugins.filter.enabled: plugin "Nope" does not exist`,
+		"profiles: [{plugins: {filter: {enabled: [{name: DynamicResources}]}}}]": `plugin "DynamicResources" is not built into this scheduler`,
+		"profiles: [{plugins: {filter: {enabled: [{name: ImageLocality}]}}}]":    "plugin ImageLocality has no Filter",
+		"profiles: [{plugins: {bind: {disabled: [{name: '*'}]}}}]":               "at least one bind plugin is needed",
+		"profiles: [{plugins: {queueSort: {disabled: [{name: '*'}]}}}]":          "no queueSort plugin is enabled",
 		"profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {kind: x}}}]}]":                      `pluginConfig NodeResourcesFit: unknown field "scoringStrategy.kind"`,
 		"profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]}]":                      "pluginConfig InterPodAffinity: hardPodAffinityWeight: 101 not in valid range [0, 100]",
 		"profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultConstraints: [{maxSkew: 1}]}}]}]":             "defaultingType: must be List when .defaultConstraints are not empty",
 		"profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{}]}}]}]": "defaultConstraints[0].topologyKey: can not be empty",
 		"profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: Some}}]}]":                           `defaultingType: unsupported value "Some"`,
+		"profiles: [{pluginConfig: [{name: DefaultPreemption, args: {minCandidateNodesPercentage: 101}}]}]":               "minCandidateNodesPercentage: Invalid value: 101: not in valid range [0, 100]",
+		"profiles: [{pluginConfig: [{name: VolumeBinding, args: {bindTimeoutSeconds: -1}}]}]":                             "should not be a negative value",
 		"profiles: [{pluginConfig: [{name: Nope}]}]":                                                                      `pluginConfig[0]: plugin "Nope" does not exist`,
 		"leaderElection: {resourceLock: endpoints}":                                                                       "leaderElection.resourceLock",
 		"percentageOfNodesToScore: 1\npercentageOfNodesToScore: 2":                                                        "already set in map",

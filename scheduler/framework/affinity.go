@@ -8,17 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// Objects answers what a decision must know beyond nodes and pods. What it
-// returns is shared and must not be changed.
-type Objects interface {
-	// NamespaceLabels is nil for a namespace that is not known.
-	NamespaceLabels(name string) map[string]string
-	Services(namespace string) []*corev1.Service
-	// Selector is that of the ReplicationController, ReplicaSet or StatefulSet
-	// to which the reference points; nil for anything else.
-	Selector(namespace string, owner *metav1.OwnerReference) *metav1.LabelSelector
-}
-
 // PodAffinity is what a pod demands and wishes of the pods in its
 // neighbourhood, parsed. Most pods have none.
 type PodAffinity struct {
@@ -98,19 +87,4 @@ func ParseSelector(s *metav1.LabelSelector) labels.Selector {
 		return labels.Nothing()
 	}
 	return parsed
-}
-
-// noObjects stands in where there is nothing to ask.
-type noObjects struct{}
-
-func (noObjects) NamespaceLabels(string) map[string]string                             { return nil }
-func (noObjects) Services(string) []*corev1.Service                                    { return nil }
-func (noObjects) Selector(string, *metav1.OwnerReference) (none *metav1.LabelSelector) { return nil }
-
-// Known returns the handle's objects, or an empty world if it has none.
-func (h Handle) Known() Objects {
-	if h.Objects == nil {
-		return noObjects{}
-	}
-	return h.Objects
 }

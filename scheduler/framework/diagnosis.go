@@ -35,6 +35,18 @@ func (d *Diagnosis) Set(node string, status *Status) {
 	d.Rejectors[status.Plugin] = true
 }
 
+// StatusOf is a node's verdict. One that nobody looked at is beyond help.
+func (d *Diagnosis) StatusOf(node string) *Status {
+	for _, s := range []*Status{d.ByNode[node], d.PreFilter, d.Others} {
+		if s != nil {
+			return s
+		}
+	}
+	return notLookedAt
+}
+
+var notLookedAt = NewStatus(UnschedulableAndUnresolvable)
+
 // Error is the sentence every user of Kubernetes knows:
 //
 //	0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu.

@@ -25,6 +25,18 @@ const (
 	OwnTolerations
 	OwnScaledDown
 	OwnGatesGone
+	ClaimAdd
+	ClaimUpdate
+	VolumeAdd
+	VolumeUpdate
+	ClassAdd
+	ClassUpdate
+	CSINodeAdd
+	CSINodeUpdate
+	CSIDriverUpdate
+	CapacityAdd
+	CapacityUpdate
+	AttachmentDelete
 )
 
 // Event is one change in the cluster. Exactly one pair of old and new is set,
@@ -33,6 +45,8 @@ type Event struct {
 	Action           Action
 	OldNode, NewNode *corev1.Node
 	OldPod, NewPod   *corev1.Pod
+	// Old and New are objects of storage, of the kind that Action says.
+	Old, New any
 }
 
 // IsOwn says that the event is a change of a waiting pod (NewPod), which only

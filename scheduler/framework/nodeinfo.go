@@ -262,6 +262,9 @@ type Snapshot struct {
 	// those with pods that refuse neighbours: usually few or none, so that
 	// nobody needs to search all nodes for them.
 	WithAffinity, WithAntiAffinity []*NodeInfo
+	// Nominated are the pods which wait for a node that is being emptied for
+	// them, by its name.
+	Nominated map[string][]*PodInfo
 	// ImageNodes counts the nodes that have an image, by its name.
 	ImageNodes map[string]int
 }

@@ -2,6 +2,7 @@ package framework
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -36,11 +37,19 @@ type (
 		Plugin
 		Filter(c *Cycle, node *NodeInfo) *Status
 	}
-	// PostFilterPlugin tries to make room when no node is feasible. The first
-	// that succeeds ends the search; the pod waits for its next turn.
+	// UpdatePlugin keeps what its PreFilter computed true while others come to
+	// a node (sign +1) or leave it (-1) in thought: nominated pods, and victims
+	// of preemption. What it computed must have a method Clone() any.
+	UpdatePlugin interface {
+		Plugin
+		Update(c *Cycle, other *PodInfo, node *NodeInfo, sign int64)
+	}
+	// PostFilterPlugin says how room could be made when no node is feasible. It
+	// only plans; the scheduler carries the plan out. The first that succeeds
+	// ends the search; the pod waits for its next turn.
 	PostFilterPlugin interface {
 		Plugin
-		PostFilter(ctx context.Context, c *Cycle, diagnosis *Diagnosis) (nominatedNode string, status *Status)
+		PostFilter(c *Cycle, run *FilterRun, diagnosis *Diagnosis) (*Room, *Status)
 	}
 	// PreScorePlugin prepares its Score.
 	PreScorePlugin interface {
@@ -66,18 +75,22 @@ type (
 		Reserve(c *Cycle, node string) *Status
 		Unreserve(c *Cycle, node string)
 	}
-	// PermitPlugin has the last word before binding starts.
-	//
-	// Simplified: upstream's Permit can also make a pod wait for others; gang
-	// scheduling would need that.
+	// PermitPlugin has the last word before binding starts: yes, no, or Wait
+	// for so long until the plugin allows it (see WaitingPods).
 	PermitPlugin interface {
 		Plugin
-		Permit(c *Cycle, node string) *Status
+		Permit(c *Cycle, node string) (*Status, time.Duration)
 	}
 	// PreBindPlugin prepares things outside, such as volumes.
 	PreBindPlugin interface {
 		Plugin
 		PreBind(ctx context.Context, c *Cycle, node string) *Status
+	}
+	// SlowPlugin says of its PreBind whether it will wait for others, so that
+	// quick bindings need not queue behind it.
+	SlowPlugin interface {
+		PreBindPlugin
+		Slow(c *Cycle, node string) bool
 	}
 	// BindPlugin makes the decision true. The first that does not Skip decides.
 	BindPlugin interface {
@@ -98,6 +111,14 @@ type (
 	}
 )
 
+// Room is a plan to make room for a pod.
+type Room struct {
+	// Node is where the pod may then go; "" takes back an earlier nomination.
+	Node string
+	// Victims leave the node for it, the most important first.
+	Victims []*PodInfo
+}
+
 // Cycle is what one attempt to place one pod knows. It is used by one
 // goroutine at a time: the scheduling loop first, then the binding.
 type Cycle struct {
@@ -117,10 +138,35 @@ func (c *Cycle) Set(key string, value any) { c.state[key] = value }
 // Get returns what Set kept, or nil.
 func (c *Cycle) Get(key string) any { return c.state[key] }
 
+// Clone copies the cycle, so that a plugin can try what would be if.
+func (c *Cycle) Clone() *Cycle {
+	clone := &Cycle{Pod: c.Pod, Snapshot: c.Snapshot, state: make(map[string]any, len(c.state))}
+	for key, value := range c.state {
+		if changes, ok := value.(interface{ Clone() any }); ok {
+			value = changes.Clone()
+		}
+		clone.state[key] = value
+	}
+	return clone
+}
+
 // Handle is what plugins may use of the world outside their arguments.
 type Handle struct {
 	// Bind tells the API server where the pod goes. It is nil offline.
 	Bind func(ctx context.Context, pod *corev1.Pod, node string) error
 	// Objects is nil where nothing else is known; ask Known.
 	Objects Objects
+	// Volumes changes them. It is nil offline.
+	Volumes VolumeWriter
+	// Waiting are the pods that Permit holds back. It is nil offline.
+	Waiting *WaitingPods
+}
+
+// VolumeWriter does what has to be done to volumes before a pod is bound.
+type VolumeWriter interface {
+	UpdateVolume(ctx context.Context, volume *corev1.PersistentVolume) error
+	UpdateClaim(ctx context.Context, claim *corev1.PersistentVolumeClaim) error
+	// Await asks again whenever a claim or a volume has changed, until the
+	// answer is yes or an error, or ctx ends.
+	Await(ctx context.Context, done func() (bool, error)) error
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -51,6 +52,14 @@ func firstNo[P Plugin](plugins []P, ask func(P) *Status) *Status {
 	return nil
 }
 
+// Priority is a pod's importance.
+func Priority(pod *corev1.Pod) int32 {
+	if pod.Spec.Priority == nil {
+		return 0
+	}
+	return *pod.Spec.Priority
+}
+
 // RunPreEnqueue says whether the pod may enter the queue.
 func (p *Profile) RunPreEnqueue(pod *corev1.Pod) *Status {
 	return firstNo(p.PreEnqueue, func(plugin PreEnqueuePlugin) *Status { return plugin.PreEnqueue(pod) })
@@ -63,6 +72,7 @@ type FilterRun struct {
 	// NarrowedBy are the plugins that named them.
 	NarrowedBy []string
 	filters    []FilterPlugin
+	updates    []UpdatePlugin
 }
 
 // RunPreFilter prepares the filters for the pod. Plugins that Skip take no
@@ -91,6 +101,9 @@ func (p *Profile) RunPreFilter(c *Cycle) (*FilterRun, *Status) {
 	for _, f := range p.Filter {
 		if !skipped[f.Name()] {
 			run.filters = append(run.filters, f)
+			if u, ok := f.(UpdatePlugin); ok {
+				run.updates = append(run.updates, u)
+			}
 		}
 	}
 	return run, nil
@@ -128,8 +141,50 @@ func (r *FilterRun) OtherNodes() *Status {
 	return s
 }
 
-// Check asks the filters about one node and returns the first no.
+// Place adds a pod to a node in thought. Both node and cycle must be clones.
+func (r *FilterRun) Place(c *Cycle, node *NodeInfo, pod *PodInfo) {
+	node.AddPod(pod)
+	for _, u := range r.updates {
+		u.Update(c, pod, node, +1)
+	}
+}
+
+// Remove takes a pod away in thought, likewise.
+func (r *FilterRun) Remove(c *Cycle, node *NodeInfo, pod *PodInfo) {
+	node.RemovePod(pod.Pod)
+	for _, u := range r.updates {
+		u.Update(c, pod, node, -1)
+	}
+}
+
+// Check asks about one node, on which pods count that it is being emptied for
+// if they are at least as important. The pod must fit with them, lest it take
+// their place, and without, since they may yet go elsewhere.
+//
+// Upstream: kubernetes pkg/scheduler/framework/runtime RunFilterPluginsWithNominatedPods
 func (r *FilterRun) Check(c *Cycle, node *NodeInfo) *Status {
+	if len(c.Snapshot.Nominated) == 0 { // as nearly always
+		return r.check(c, node)
+	}
+	with, on := c, node
+	for _, pod := range c.Snapshot.Nominated[node.Node.Name] {
+		if Priority(pod.Pod) < Priority(c.Pod.Pod) || pod.UID == c.Pod.UID {
+			continue
+		}
+		if on == node {
+			with, on = c.Clone(), node.Clone()
+		}
+		r.Place(with, on, pod)
+	}
+	status := r.check(with, on)
+	if on != node && status == nil {
+		status = r.check(c, node)
+	}
+	return status
+}
+
+// check asks the filters about one node and returns the first no.
+func (r *FilterRun) check(c *Cycle, node *NodeInfo) *Status {
 	for _, f := range r.filters { // no closure: this runs for every node
 		if s := f.Filter(c, node); s != nil && s.Code != Success {
 			return s.from(f.Name())
@@ -234,9 +289,35 @@ func (p *Profile) RunUnreserve(c *Cycle, node string) {
 	}
 }
 
-// RunPermit asks for the last word.
-func (p *Profile) RunPermit(c *Cycle, node string) *Status {
-	return firstNo(p.Permit, func(plugin PermitPlugin) *Status { return plugin.Permit(c, node) })
+// RunPermit asks for the last word: no from one, or how long to wait for whom.
+func (p *Profile) RunPermit(c *Cycle, node string) (wait map[string]time.Duration, no *Status) {
+	for _, plugin := range p.Permit {
+		s, patience := plugin.Permit(c, node)
+		switch {
+		case s.IsSuccess():
+		case s.Code == Wait:
+			if wait == nil {
+				wait = map[string]time.Duration{}
+			}
+			wait[plugin.Name()] = min(patience, maxPermitWait)
+		default:
+			return nil, s.from(plugin.Name())
+		}
+	}
+	return wait, nil
+}
+
+// maxPermitWait bounds what a plugin may ask for.
+//
+// Upstream: kubernetes pkg/scheduler/framework/runtime maxTimeout
+const maxPermitWait = 15 * time.Minute
+
+// Slow says whether some PreBind will wait for others.
+func (p *Profile) Slow(c *Cycle, node string) bool {
+	return slices.ContainsFunc(p.PreBind, func(plugin PreBindPlugin) bool {
+		s, ok := plugin.(SlowPlugin)
+		return ok && s.Slow(c, node)
+	})
 }
 
 // RunBind does what is left to do outside: PreBind, Bind, PostBind.

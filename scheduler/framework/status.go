@@ -19,6 +19,8 @@ const (
 	// at those that follow from it (PreFilter → Filter, PreScore → Score), or
 	// leaves binding to the next plugin.
 	Skip
+	// Wait, from Permit: not yet.
+	Wait
 )
 
 // Status is a plugin's answer. Statuses are shared between nodes and cycles:

@@ -41,13 +41,6 @@ func (PrioritySort) Name() string { return "PrioritySort" }
 
 // Less says whether a goes before b.
 func (PrioritySort) Less(a, b *framework.QueuedPod) bool {
-	pa, pb := priority(a.Pod), priority(b.Pod)
+	pa, pb := framework.Priority(a.Pod), framework.Priority(b.Pod)
 	return pa > pb || pa == pb && a.Added.Before(b.Added)
-}
-
-func priority(pod *corev1.Pod) int32 {
-	if pod.Spec.Priority == nil {
-		return 0
-	}
-	return *pod.Spec.Priority
 }

@@ -2,6 +2,7 @@ package plugins
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -76,7 +77,19 @@ func (d domains) add(node *corev1.Node, key string, n int64) {
 	if d[key] == nil {
 		d[key] = map[string]int64{}
 	}
-	d[key][value] += n
+	if d[key][value] += n; d[key][value] == 0 {
+		if delete(d[key], value); len(d[key]) == 0 {
+			delete(d, key)
+		}
+	}
+}
+
+func (d domains) clone() domains {
+	c := domains{}
+	for key, values := range d {
+		c[key] = maps.Clone(values)
+	}
+	return c
 }
 
 // of sums over all domains in which the node is.
@@ -93,8 +106,16 @@ func (d domains) of(node *corev1.Node) (sum int64) {
 // required terms, matches of its refusals, and refusals of it by others.
 type neighbours struct {
 	friends, foes, refusals domains
-	// first: nobody matches the required terms but the newcomer itself would.
-	first bool
+	// self: the newcomer matches its own required terms.
+	self bool
+}
+
+// first: nobody matches the required terms but the newcomer itself would.
+func (s *neighbours) first() bool { return s.self && len(s.friends) == 0 }
+
+// Clone is for what-if questions.
+func (s *neighbours) Clone() any {
+	return &neighbours{s.friends.clone(), s.foes.clone(), s.refusals.clone(), s.self}
 }
 
 // PreFilter counts.
@@ -103,7 +124,7 @@ func (p InterPodAffinity) PreFilter(c *framework.Cycle) (map[string]bool, *frame
 	refusals := domains{}
 	for _, n := range c.Snapshot.WithAntiAffinity {
 		for _, other := range n.WithAntiAffinity {
-			p.addMatches(refusals, n.Node, other.Affinity.AntiRequired, c.Pod.Pod)
+			p.addMatches(refusals, n.Node, other.Affinity.AntiRequired, c.Pod.Pod, 1)
 		}
 	}
 	if len(own.Required)+len(own.AntiRequired) == 0 {
@@ -116,24 +137,36 @@ func (p InterPodAffinity) PreFilter(c *framework.Cycle) (map[string]bool, *frame
 	s := &neighbours{friends: domains{}, foes: domains{}, refusals: refusals}
 	for _, n := range c.Snapshot.Nodes {
 		for _, other := range n.Pods {
-			if p.matchesAll(own.Required, other.Pod) {
-				for i := range own.Required {
-					s.friends.add(n.Node, own.Required[i].TopologyKey, 1)
-				}
-			}
-			p.addMatches(s.foes, n.Node, own.AntiRequired, other.Pod)
+			p.addFriend(s, n.Node, own.Required, other.Pod, 1)
+			p.addMatches(s.foes, n.Node, own.AntiRequired, other.Pod, 1)
 		}
 	}
-	s.first = len(s.friends) == 0 && p.matchesAll(own.Required, c.Pod.Pod)
+	s.self = p.matchesAll(own.Required, c.Pod.Pod)
 	c.Set(p.Name(), s)
 	return nil, nil
 }
 
+// Update counts one pod more or less.
+func (p InterPodAffinity) Update(c *framework.Cycle, other *framework.PodInfo, n *framework.NodeInfo, sign int64) {
+	own, s := affinityOf(c.Pod), c.Get(p.Name()).(*neighbours)
+	p.addMatches(s.refusals, n.Node, affinityOf(other).AntiRequired, c.Pod.Pod, sign)
+	p.addFriend(s, n.Node, own.Required, other.Pod, sign)
+	p.addMatches(s.foes, n.Node, own.AntiRequired, other.Pod, sign)
+}
+
+func (p InterPodAffinity) addFriend(s *neighbours, node *corev1.Node, terms []framework.AffinityTerm, pod *corev1.Pod, sign int64) {
+	if p.matchesAll(terms, pod) {
+		for i := range terms {
+			s.friends.add(node, terms[i].TopologyKey, sign)
+		}
+	}
+}
+
 // addMatches counts the terms that speak of the pod in the node's domains.
-func (p InterPodAffinity) addMatches(d domains, node *corev1.Node, terms []framework.AffinityTerm, pod *corev1.Pod) {
+func (p InterPodAffinity) addMatches(d domains, node *corev1.Node, terms []framework.AffinityTerm, pod *corev1.Pod, sign int64) {
 	for i := range terms {
 		if terms[i].Matches(pod, p.objects) {
-			d.add(node, terms[i].TopologyKey, 1)
+			d.add(node, terms[i].TopologyKey, sign)
 		}
 	}
 }
@@ -155,7 +188,7 @@ func (p InterPodAffinity) Filter(c *framework.Cycle, n *framework.NodeInfo) *fra
 	s := c.Get(p.Name()).(*neighbours)
 	for _, term := range affinityOf(c.Pod).Required {
 		value, ok := n.Node.Labels[term.TopologyKey]
-		if !ok || s.friends[term.TopologyKey][value] == 0 && !s.first {
+		if !ok || s.friends[term.TopologyKey][value] == 0 && !s.first() {
 			return friendsMissing
 		}
 	}

@@ -115,7 +115,7 @@ func snapshotOf(nodes []string, pods []there) *framework.Snapshot {
 }
 
 // known is what framework.Objects would find in a cluster.
-type known struct{}
+type known struct{ framework.NoObjects }
 
 func (known) NamespaceLabels(name string) map[string]string {
 	return map[string]map[string]string{"prod": {"env": "prod"}}[name]

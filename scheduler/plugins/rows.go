@@ -27,8 +27,13 @@ var Rows = []Row{
 	{"NodeAffinity", 2, newNodeAffinity},
 	{"NodePorts", 1, plain(NodePorts{})},
 	{"NodeResourcesFit", 1, newFit},
+	{"VolumeRestrictions", 1, newVolumeRestrictions},
+	{"NodeVolumeLimits", 1, newVolumeLimits},
+	{"VolumeBinding", 1, newVolumeBinding},
+	{"VolumeZone", 1, newVolumeZone},
 	{"PodTopologySpread", 2, newSpread},
 	{"InterPodAffinity", 2, newInterPodAffinity},
+	{"DefaultPreemption", 1, newPreemption},
 	{"NodeResourcesBalancedAllocation", 1, newBalanced},
 	{"ImageLocality", 1, plain(ImageLocality{})},
 	{"DefaultBinder", 1, newDefaultBinder},
@@ -37,8 +42,7 @@ var Rows = []Row{
 // NotBuilt are upstream's plugins which we do not have. Files often disable
 // them, which is no mistake; enabling one is.
 var NotBuilt = map[string]bool{
-	"VolumeRestrictions": true, "NodeVolumeLimits": true, "VolumeBinding": true, "VolumeZone": true,
-	"DefaultPreemption": true, "DynamicResources": true, "GangScheduling": true, "NodeDeclaredFeatures": true,
+	"DynamicResources": true, "GangScheduling": true, "NodeDeclaredFeatures": true,
 }
 
 // plain is for plugins without arguments.
@@ -49,4 +53,12 @@ func plain(plugin framework.Plugin) func([]byte, framework.Handle) (framework.Pl
 		}
 		return plugin, nil
 	}
+}
+
+// noArgs is for plugins that use the handle but take no arguments.
+func noArgs(raw []byte, plugin framework.Plugin) (framework.Plugin, error) {
+	if len(raw) > 0 {
+		return nil, fmt.Errorf("plugin %s takes no arguments", plugin.Name())
+	}
+	return plugin, nil
 }

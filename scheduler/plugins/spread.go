@@ -254,13 +254,48 @@ func (p PodTopologySpread) PreFilter(c *framework.Cycle) (map[string]bool, *fram
 	}
 	s.count(c, true)
 	for i := range spreads {
-		// While domains are missing that should be there, the emptiest has none.
-		if len(s.domains[i]) >= max(1, spreads[i].minDomains) {
-			s.least[i] = slices.Min(slices.Collect(maps.Values(s.domains[i])))
-		}
+		s.findLeast(i)
 	}
 	c.Set(p.Name(), s)
 	return nil, nil
+}
+
+// findLeast finds the emptiest domain. While domains are missing that should
+// be there, it has no pods.
+func (s *spreadState) findLeast(i int) {
+	s.least[i] = 0
+	if len(s.domains[i]) >= max(1, s.spreads[i].minDomains) {
+		s.least[i] = slices.Min(slices.Collect(maps.Values(s.domains[i])))
+	}
+}
+
+// Clone is for what-if questions.
+func (s *spreadState) Clone() any {
+	c := *s
+	c.domains, c.least = slices.Clone(s.domains), slices.Clone(s.least)
+	for i := range c.domains {
+		c.domains[i] = maps.Clone(c.domains[i])
+	}
+	return &c
+}
+
+// Update counts one pod more or less. Unlike count, it does not ask whether
+// the pod is on its way out, and an empty selector selects all: so does
+// upstream, and victims must be the same.
+//
+// Upstream: kubernetes pkg/scheduler/framework/plugins/podtopologyspread updateWithPod
+func (p PodTopologySpread) Update(c *framework.Cycle, other *framework.PodInfo, n *framework.NodeInfo, sign int64) {
+	s := c.Get(p.Name()).(*spreadState)
+	if other.Namespace != c.Pod.Namespace || !labelled(n.Node, s.spreads) {
+		return
+	}
+	required := placement.ForPod(c.Pod.Pod)
+	for i := range s.spreads {
+		if s.spreads[i].selector.Matches(labels.Set(other.Labels)) && s.spreads[i].considers(c.Pod, required, n.Node) {
+			s.domains[i][n.Node.Labels[s.spreads[i].key]] += int(sign)
+			s.findLeast(i)
+		}
+	}
 }
 
 // Filter refuses nodes where a domain would hold too many.

@@ -34,12 +34,24 @@ func printExplanation(out io.Writer, e *scheduler.Explanation) {
 	}
 	switch {
 	case e.Message != "":
-		fmt.Fprintf(out, "  ✗ %s\n\n", e.Message)
+		fmt.Fprintf(out, "  ✗ %s\n", e.Message)
+		if e.Room != nil && e.Room.Node != "" {
+			fmt.Fprintf(out, "  preemption would empty %s of %s\n", e.Room.Node, names(e.Room.Victims))
+		}
+		fmt.Fprintln(out)
 	case len(e.Best) > 1:
 		fmt.Fprintf(out, "  → %s  (as good as %s)\n\n", e.Best[0], strings.Join(e.Best[1:], ", "))
 	default:
 		fmt.Fprintf(out, "  → %s\n\n", e.Best[0])
 	}
+}
+
+func names(pods []*framework.PodInfo) string {
+	var names []string
+	for _, pod := range pods {
+		names = append(names, pod.Namespace+"/"+pod.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 func describe(pod *framework.PodInfo) string {

@@ -58,7 +58,7 @@ func TestGolden(t *testing.T) {
 
 func TestInputErrors(t *testing.T) {
 	for input, want := range map[string]string{
-		"kind: Deployment":                                   `only nodes, pods and what selects pods can be simulated, not "Deployment"`,
+		"kind: Deployment":                                   `only nodes, pods and what plugins ask for can be simulated, not "Deployment"`,
 		"kind: Node\nmetadata: {name: node-a}":               "node node-a: status.allocatable.pods is missing",
 		"kind: Pod\nspec: {containers: 5}":                   "-: document 1: json: cannot unmarshal number",
 		"kind: Pod\nmetadata: {name: a}\n---\nkind: [broken": "-: document 2:",
