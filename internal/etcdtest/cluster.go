@@ -70,6 +70,7 @@ func startMember(dir, cluster string) (endpoint string, err error) {
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.Name, cfg.UnsafeNoFsync = dir, fmt.Sprint("m", number), true
 	cfg.LogLevel, cfg.LogOutputs = "fatal", []string{"stderr"}
+	cfg.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration
 	var all []string
 	for i := range members {
 		all = append(all, fmt.Sprintf("m%d=%s", i, memberURL(address, peerPort, i)))

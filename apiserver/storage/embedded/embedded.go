@@ -52,6 +52,9 @@ func Start(ctx context.Context, c Config) (*Etcd, error) {
 	cfg.Name = "embedded"
 	cfg.LogLevel = "fatal" // what matters comes back as an error
 	cfg.LogOutputs = []string{"stderr"}
+	// The flag's default, which a configuration made by hand has not got; for
+	// zero, every request counts as slow and is put into words.
+	cfg.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration
 	client, peer := socket(dir, "client.sock"), socket(dir, "peer.sock")
 	cfg.ListenClientUrls, cfg.ListenPeerUrls = []url.URL{client}, []url.URL{peer}
 	// etcd insists on a host and port that others could dial. Nobody does.
