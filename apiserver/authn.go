@@ -94,8 +94,8 @@ func (a *authenticator) readTokens(file string) error {
 	return nil
 }
 
-func (s *Server) authenticate(r *http.Request) (*user, error) {
-	a := s.authn
+func (s *Server) authenticate(q *request) (*user, error) {
+	a, r := s.authn, q.Request
 	if u := a.proxied(r); u != nil {
 		return u, nil
 	}
@@ -118,7 +118,7 @@ func (s *Server) authenticate(r *http.Request) (*user, error) {
 	if !strings.EqualFold(scheme, "bearer") || token == "" {
 		return nil, errUnauthorized
 	}
-	u, _, err := a.token(r.Context(), token, s.tokens.audiences)
+	u, _, err := a.token(q.Context(), token, s.tokens.audiences)
 	return u, err
 }
 

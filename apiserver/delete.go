@@ -276,7 +276,7 @@ func (s *Server) deleteCollection(q *request) error {
 	for i, item := range page.Items {
 		group.Go(func() error {
 			one := *q
-			one.Request = q.Request.WithContext(ctx)
+			one.Request, one.bounded = q.WithContext(ctx), nil
 			last, _, err := s.deleteObject(&one, item.Key, options)
 			if apierrors.IsNotFound(err) {
 				return nil

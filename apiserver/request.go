@@ -37,6 +37,7 @@ type request struct {
 	user       *user
 	row        *resources.Row // what the path names
 	table      *storage.Table // where its objects are; nil for kinds not stored
+	bounded    *bounded       // nil if the request lasts as long as the client likes
 	format     format         // what the answer shall look like
 	parameters url.Values     // of the URL, once query has been called
 	options    writeOptions
@@ -86,14 +87,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) serve(q *request, start time.Time) (err error) {
 	// In bounded time.
-	finish, err := s.bound(q)
-	if err != nil {
+	if err = s.bound(q); err != nil {
 		q.audit = s.audit.audited(q, start)
 		return err
 	}
-	defer finish()
+	defer q.bounded.end()
 	// Who is it?
-	q.user, err = s.authenticate(q.Request)
+	q.user, err = s.authenticate(q)
 	s.metrics.rights.came(q.user, err, start)
 	q.audit = s.audit.audited(q, start)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *Server) serve(q *request, start time.Time) (err error) {
 	}
 	// What is it about?
 	if !q.isResource || q.resource == "" {
-		s.paths.ServeHTTP(q.w, q.Request)
+		s.paths.ServeHTTP(q.w, q.WithContext(q.Context()))
 		return nil
 	}
 	handle, err := s.route(q)

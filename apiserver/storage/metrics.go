@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,23 @@ const (
 type requestMetrics struct {
 	requests, errors *prometheus.CounterVec
 	seconds          *prometheus.HistogramVec
+
+	found sync.Map // [3]string, the labels → *requestFigures: looking costs more than counting
+}
+
+// requestFigures are those of one kind of request.
+type requestFigures struct {
+	requests prometheus.Counter
+	seconds  prometheus.Observer
+}
+
+func (m *requestMetrics) of(operation, group, resource string) *requestFigures {
+	labels := [3]string{operation, group, resource}
+	found, ok := m.found.Load(labels)
+	if !ok {
+		found, _ = m.found.LoadOrStore(labels, &requestFigures{m.requests.WithLabelValues(labels[:]...), m.seconds.WithLabelValues(labels[:]...)})
+	}
+	return found.(*requestFigures)
 }
 
 func newRequestMetrics() *requestMetrics {
@@ -60,8 +78,9 @@ func (s *Store) observe(ctx context.Context, method string, request, reply any, 
 		return err
 	}
 	group, resource := s.resourceOf(key)
-	s.requests.requests.WithLabelValues(operation, group, resource).Inc()
-	s.requests.seconds.WithLabelValues(operation, group, resource).Observe(time.Since(start).Seconds())
+	figures := s.requests.of(operation, group, resource)
+	figures.requests.Inc()
+	figures.seconds.Observe(time.Since(start).Seconds())
 	if err != nil {
 		s.requests.errors.WithLabelValues(operation, group, resource).Inc()
 	}
