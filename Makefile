@@ -132,11 +132,20 @@ demo-down: ## remove the demo without a trace, and show it
 
 ##---- Test -----------------------------------------------------------------------------------------------------------
 
+# kwok is a fake kubelet of others, and the stages that its nodes and pods go through, from its pinned Go module.
+.PHONY: kwok
+kwok: $(BIN)/kwok $(BIN)/kwok-stages.yaml
+$(BIN)/kwok: test/kwok/go.mod test/kwok/go.sum $(PARTS)/go-version
+	$(call go-build,test/kwok) -o $(CURDIR)/$@ sigs.k8s.io/kwok/cmd/kwok
+KWOK_STAGES := node/fast/node-initialize node/heartbeat-with-lease/node-heartbeat-with-lease pod/fast/pod-ready pod/fast/pod-complete pod/fast/pod-delete
+$(BIN)/kwok-stages.yaml: test/kwok/go.mod $(BIN)/kwok
+	for stage in $(KWOK_STAGES); do echo ---; cat "$$($(GO) list -C test/kwok -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage/$$stage.yaml"; done > $@
+
 .PHONY: test test-all fuzz sizes lint e2e e2e-containerd labs bench smoke-swap
-test: lint build e2e labs ## all that must be true of every commit: vet, staticcheck, unit tests, a whole cluster
+test: lint build kwok e2e labs ## all that must be true of every commit: vet, staticcheck, unit tests, a whole cluster
 	TINYKUBE_MUST_RUN=1 $(GO) test ./...
 	$(GO) test -C payload/tools ./...
-	$(GO) test -C test ./informers/...
+	$(GO) test -C test ./informers/... ./hollow/...
 
 SWAP_PROGRAMS := $(strip $(KUBE_SCHEDULER) $(KUBECTL) $(KUBE_APISERVER))
 test-all: test fuzz e2e-containerd $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, smoke-swap if a program is given

@@ -36,11 +36,16 @@ const (
 // count instead of making new objects, so kubectl describe shows
 // "Unhealthy  3s (x7 over 61s)".
 type Recorder struct {
-	events    *Resource[*corev1.Event]
 	component string
 	host      string
-	log       *slog.Logger
-	queues    [recorderWriters]chan *corev1.Event
+	*sender
+}
+
+// sender is what recorders of one client may share.
+type sender struct {
+	events *Resource[*corev1.Event]
+	log    *slog.Logger
+	queues [recorderWriters]chan *corev1.Event
 }
 
 type eventKey struct {
@@ -52,7 +57,7 @@ type eventKey struct {
 // NewRecorder makes a recorder that reports as component (on host, which may
 // be empty). Nothing is sent before Run; a nil client records nothing.
 func NewRecorder(c *Client, component, host string, log *slog.Logger) *Recorder {
-	r := &Recorder{component: component, host: host, log: log}
+	r := &Recorder{component, host, &sender{log: log}}
 	for i := range r.queues {
 		r.queues[i] = make(chan *corev1.Event, recorderBuffer)
 	}
@@ -64,6 +69,10 @@ func NewRecorder(c *Client, component, host string, log *slog.Logger) *Recorder 
 	}
 	return r
 }
+
+// On is a recorder that reports of another host through this one, which is the
+// one to run.
+func (r *Recorder) On(host string) *Recorder { return &Recorder{r.component, host, r.sender} }
 
 // Event reports something about obj, which must carry its kind.
 func (r *Recorder) Event(obj Object, eventType, reason, format string, args ...any) {
@@ -99,7 +108,7 @@ func (r *Recorder) EventRef(ref corev1.ObjectReference, eventType, reason, forma
 }
 
 // Run sends events until ctx ends.
-func (r *Recorder) Run(ctx context.Context) error {
+func (r *sender) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, queue := range r.queues {
 		g.Go(func() error { return r.send(ctx, queue) })
@@ -107,7 +116,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (r *Recorder) send(ctx context.Context, queue <-chan *corev1.Event) error {
+func (r *sender) send(ctx context.Context, queue <-chan *corev1.Event) error {
 	seen := map[eventKey]*corev1.Event{}
 	for {
 		select {
@@ -127,7 +136,7 @@ func (r *Recorder) send(ctx context.Context, queue <-chan *corev1.Event) error {
 }
 
 // record writes an event, or raises the count of one that was seen before.
-func (r *Recorder) record(ctx context.Context, seen map[eventKey]*corev1.Event, event *corev1.Event) error {
+func (r *sender) record(ctx context.Context, seen map[eventKey]*corev1.Event, event *corev1.Event) error {
 	key := eventKey{event.InvolvedObject.UID, event.InvolvedObject.Kind, event.Namespace + "/" + event.InvolvedObject.Name,
 		event.InvolvedObject.FieldPath, event.Type, event.Reason, event.Message}
 	before := seen[key]

@@ -28,6 +28,7 @@ type Informer[T Object] struct {
 	options  InformerOptions[T]
 	handlers []func(old, new T) // set before Run
 	synced   chan struct{}
+	fed      bool // by a Split, not by a watch of its own
 
 	mu      sync.RWMutex // guards all below
 	objects map[string]T
@@ -58,6 +59,10 @@ func (i *Informer[T]) OnChange(handler func(old, new T)) {
 
 // Run keeps the copy current until ctx ends.
 func (i *Informer[T]) Run(ctx context.Context) error {
+	if i.fed {
+		<-ctx.Done()
+		return nil
+	}
 	r := reflector[T]{resource: i.resource, options: i.options, sink: i}
 	return r.run(ctx)
 }

@@ -65,6 +65,10 @@ type Config struct {
 	StatusReportFrequency time.Duration
 	LeaseDuration         time.Duration
 
+	// Hollow says that the runtime runs nothing: no probe is made, all pass at
+	// once.
+	Hollow bool
+
 	Server ServerConfig
 	// Source is the KubeletConfiguration that this was made from, for /configz.
 	Source *kubeletv1beta1.KubeletConfiguration

@@ -40,6 +40,7 @@ type Kubelet struct {
 
 	podInformer     *client.Informer[*corev1.Pod] // nil without an API server
 	serviceInformer *client.Informer[*corev1.Service]
+	shared          bool // they, and events, are run by somebody else
 
 	crashes      *backoff      // restarts of containers
 	imageBackoff *backoff      // pulls
@@ -57,6 +58,34 @@ type Deps struct {
 	Images  grpc.ClientConnInterface // a CRI ImageService; nil: the same connection
 	Client  *client.Client           // nil: standalone, static pods only
 	Logger  *slog.Logger
+	Shared  *Shared // nil: all of its own
+}
+
+// Shared is what many kubelets of one process need only once. Whoever makes it
+// runs it; each kubelet takes its part.
+type Shared struct {
+	Pods     *client.Split[*corev1.Pod] // by spec.nodeName
+	Services *client.Informer[*corev1.Service]
+	Events   *client.Recorder
+}
+
+// NewShared makes what kubelets can share.
+func NewShared(c *client.Client, log *slog.Logger) *Shared {
+	return &Shared{
+		Pods: client.NewSplit(client.For(c, client.Pods), client.InformerOptions[*corev1.Pod]{Logger: log},
+			func(pod *corev1.Pod) string { return pod.Spec.NodeName }),
+		Services: client.NewInformer(client.For(c, client.Services), client.InformerOptions[*corev1.Service]{Logger: log}),
+		Events:   client.NewRecorder(c, "kubelet", "", log),
+	}
+}
+
+// Run keeps it current until ctx ends.
+func (s *Shared) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, run := range []func(context.Context) error{s.Pods.Run, s.Services.Run, s.Events.Run} {
+		group.Go(func() error { return run(ctx) })
+	}
+	return group.Wait()
 }
 
 // New makes a kubelet. It does no I/O.
@@ -78,7 +107,6 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		cfg: cfg, log: deps.Logger, client: deps.Client, ready: make(chan struct{}), dirty: make(chan struct{}, 1),
 		runtime:      newContainerRuntime(deps.Runtime, deps.Images),
 		objects:      apiObjects{deps.Client},
-		events:       client.NewRecorder(deps.Client, "kubelet", cfg.NodeName, deps.Logger),
 		crashes:      newBackoff(min(10*time.Second, cfg.CrashLoopMax), cfg.CrashLoopMax),
 		imageBackoff: newBackoff(10*time.Second, 5*time.Minute),
 		pulls:        make(chan struct{}, parallel),
@@ -93,6 +121,11 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.probes = newProbes(k)
 	k.statuses = newStatusWriter(deps.Client, k.apiObject, deps.Logger)
 	k.node = newNodeReporter(k)
+	if k.shared = deps.Shared != nil; k.shared {
+		k.podInformer, k.serviceInformer, k.events = deps.Shared.Pods.Part(cfg.NodeName), deps.Shared.Services, deps.Shared.Events.On(cfg.NodeName)
+	} else {
+		k.events = client.NewRecorder(deps.Client, "kubelet", cfg.NodeName, deps.Logger)
+	}
 	if deps.Client != nil {
 		k.watchAPI()
 	}
@@ -102,8 +135,11 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 // watchAPI prepares the informers: the pods of this node, mirrors included, and
 // all Services, for the variables that pods find them by.
 func (k *Kubelet) watchAPI() {
-	k.podInformer = client.NewInformer(client.For(k.client, client.Pods), client.InformerOptions[*corev1.Pod]{
-		FieldSelector: "spec.nodeName=" + k.cfg.NodeName, Logger: k.log})
+	if !k.shared {
+		k.podInformer = client.NewInformer(client.For(k.client, client.Pods), client.InformerOptions[*corev1.Pod]{
+			FieldSelector: "spec.nodeName=" + k.cfg.NodeName, Logger: k.log})
+		k.serviceInformer = client.NewInformer(client.For(k.client, client.Services), client.InformerOptions[*corev1.Service]{Logger: k.log})
+	}
 	k.podInformer.OnChange(func(old, new *corev1.Pod) {
 		k.touch()
 		pod := new
@@ -117,7 +153,6 @@ func (k *Kubelet) watchAPI() {
 		}
 		k.statuses.queue.Add(uid) // somebody else may have written our status
 	})
-	k.serviceInformer = client.NewInformer(client.For(k.client, client.Services), client.InformerOptions[*corev1.Service]{Logger: k.log})
 }
 
 // Ready is closed when the container runtime has been reached and the static
@@ -138,10 +173,16 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	k.static.scanFirst()
 	close(k.ready)
 	tasks := []func(context.Context) error{
-		k.static.run, k.relist.run, k.relist.follow, k.syncLoop, k.watchRuntime, k.collectGarbage, k.events.Run, k.runServers,
+		k.static.run, k.relist.run, k.relist.follow, k.syncLoop, k.watchRuntime, k.collectGarbage, k.runServers,
+	}
+	if !k.shared {
+		tasks = append(tasks, k.events.Run)
 	}
 	if k.client != nil {
-		tasks = append(tasks, k.podInformer.Run, k.serviceInformer.Run, k.node.run, k.writeStatuses, k.wakeWithServices)
+		if !k.shared {
+			tasks = append(tasks, k.podInformer.Run, k.serviceInformer.Run)
+		}
+		tasks = append(tasks, k.node.run, k.writeStatuses, k.wakeWithServices)
 	}
 	for _, task := range tasks {
 		group.Go(func() error { return task(ctx) })

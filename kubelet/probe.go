@@ -97,6 +97,11 @@ func (p *probes) follow(w *worker, pod *corev1.Pod, seen *observedPod) {
 			p.results[latest.Id] = results
 			for kind, probe := range probesOf(c) {
 				results.has[kind] = true
+				if p.k.cfg.Hollow {
+					yes := true
+					*results.of(kind) = &yes // nobody is there to be asked
+					continue
+				}
 				p.start(w, pod, c, latest, kind, probe)
 			}
 			results.inherit(told, latest)

@@ -78,6 +78,9 @@ func (v *volumes) setUpOne(ctx context.Context, f podFacts, volume *corev1.Volum
 		path = v.dir(uid, "downward-api", volume.Name)
 	case source.Projected != nil:
 		path = v.dir(uid, "projected", volume.Name)
+	case source.PersistentVolumeClaim != nil:
+		path, err = v.setUpClaim(ctx, f.pod.Namespace, source.PersistentVolumeClaim)
+		return path, source.PersistentVolumeClaim.ReadOnly, err
 	default:
 		return "", false, fmt.Errorf("this kind of volume is not supported yet")
 	}

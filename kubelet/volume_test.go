@@ -43,6 +43,7 @@ func privately(t *testing.T, test func(t *testing.T)) {
 type fakeObjects struct {
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
+	volumes    map[string]*corev1.PersistentVolume // by claim
 	away       error
 }
 
@@ -51,6 +52,13 @@ func (f *fakeObjects) configMap(_ context.Context, _, name string) (*corev1.Conf
 		return cm, nil
 	}
 	return nil, errors.Join(f.away, apierrors.NewNotFound(corev1.Resource("configmap"), name))
+}
+
+func (f *fakeObjects) claimed(_ context.Context, _, name string) (*corev1.PersistentVolume, error) {
+	if volume := f.volumes[name]; volume != nil {
+		return volume, nil
+	}
+	return nil, errors.New("PVC is not bound")
 }
 
 func (f *fakeObjects) secret(_ context.Context, _, name string) (*corev1.Secret, error) {
@@ -275,9 +283,33 @@ func TestHostPathTypes(t *testing.T) {
 
 func TestUnsupportedVolumeSaysSo(t *testing.T) {
 	v, _ := testVolumes(t)
-	_, err := v.setUp(t.Context(), podWith(map[string]corev1.VolumeSource{"data": {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "x"}}}))
+	_, err := v.setUp(t.Context(), podWith(map[string]corev1.VolumeSource{"data": {NFS: &corev1.NFSVolumeSource{Server: "x", Path: "/"}}}))
 	if want := `MountVolume.SetUp failed for volume "data" : this kind of volume is not supported yet`; fmt.Sprint(err) != want {
 		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// TestClaims: a bound volume is a folder of the node; what is not bound, or of
+// another kind, says so.
+func TestClaims(t *testing.T) {
+	v, objects := testVolumes(t)
+	dir := t.TempDir()
+	objects.volumes = map[string]*corev1.PersistentVolume{
+		"host":  {Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}}}},
+		"local": {Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: dir}}}},
+		"lost":  {Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: dir + "/none"}}}},
+		"nfs":   {Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{}}}},
+	}
+	for claim, want := range map[string]string{"host": "", "local": "", "lost": "is not a directory", "nfs": "not supported yet", "none": "error processing PVC default/none: PVC is not bound"} {
+		pod := podWith(map[string]corev1.VolumeSource{"data": {PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim, ReadOnly: true}}})
+		pod.pod.Namespace = "default"
+		mounted, err := v.setUp(t.Context(), pod)
+		switch {
+		case want == "" && (err != nil || mounted["data"] != mountedVolume{dir, true}):
+			t.Errorf("%s: %v %v", claim, mounted, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", claim, err, want)
+		}
 	}
 }
 

@@ -8,11 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/client"
 	"tinykube/internal/fakecri"
@@ -21,9 +26,10 @@ import (
 )
 
 // A hollow node is a whole kubelet over a container runtime that only
-// remembers: to the API it is a node like any other. A hundred of them fit into
+// remembers: to the API it is a node like any other. A thousand of them fit into
 // one process, which is how schedulers and controllers are tried on more
-// machines than one has.
+// machines than one has. They share one watch of all pods, of which each sees
+// its own, one of Services, and the sending of events.
 //
 // A kubelet mounts memory for secrets, which takes root. So the process makes
 // itself a user and a mount namespace and is root there, as in rootless labs;
@@ -36,6 +42,7 @@ type hollow struct {
 	kubeconfig  string
 	cpu, memory string
 	logging     *flags.Logging
+	shared      *kubelet.Shared
 }
 
 // inNamespaces tells the process that is in its namespaces already where its
@@ -48,7 +55,8 @@ func newHollow() *cobra.Command {
 		Use: "hollow --nodes N --kubeconfig FILE", Short: "N kubelets with an in-memory container runtime, in one process, without root", Args: cobra.NoArgs,
 		Long: `Registers N nodes and runs their kubelets, each over a container runtime that
 keeps containers in memory and starts nothing. Pods get addresses and become
-Ready; there is nobody to answer there, and no logs.`,
+Ready; there is nobody to answer there, so every probe passes, and no logs. Init
+containers, and those of Jobs, succeed after a moment.`,
 		RunE: func(*cobra.Command, []string) error {
 			if dir := os.Getenv(inNamespaces); dir != "" {
 				return h.run(flags.SignalContext(), dir)
@@ -109,19 +117,37 @@ func (h *hollow) run(ctx context.Context, dir string) error {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
 		return fmt.Errorf("mount a tmpfs: %w", err)
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	config.UserAgent = "kubelet"
+	var api *client.Client
+	var nodes []*kubelet.Kubelet
 	for i := range h.nodes {
-		node, err := h.node(config, dir, i)
+		if i%nodesPerConnection == 0 {
+			if api, err = client.New(config); err != nil {
+				return err
+			}
+		}
+		if h.shared == nil {
+			h.shared = kubelet.NewShared(api, h.logging.Logger("hollow"))
+		}
+		node, err := h.node(api, dir, i)
 		if err != nil {
 			return err
 		}
+		nodes = append(nodes, node)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return h.shared.Run(ctx) })
+	for _, node := range nodes {
 		group.Go(func() error { return node.Run(ctx) })
 	}
 	return group.Wait()
 }
 
+// nodesPerConnection keeps one connection from being the bottleneck.
+const nodesPerConnection = 100
+
 // node makes one kubelet.
-func (h *hollow) node(config *client.Config, dir string, i int) (*kubelet.Kubelet, error) {
+func (h *hollow) node(api *client.Client, dir string, i int) (*kubelet.Kubelet, error) {
 	name := fmt.Sprintf("%s%d", h.prefix, i)
 	file, off := kubelet.DefaultConfiguration(), false
 	file.EnableServer, file.CgroupsPerQOS = &off, &off
@@ -130,7 +156,7 @@ func (h *hollow) node(config *client.Config, dir string, i int) (*kubelet.Kubele
 	if err != nil {
 		return nil, err
 	}
-	cfg.WatchFiles, cfg.Server.HealthzPort = false, 0
+	cfg.WatchFiles, cfg.Server.HealthzPort, cfg.Hollow = false, 0, true
 	// An address where nobody listens, and from which nothing leaves the machine.
 	cfg.NodeIPs = []string{netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}).String()}
 	if cfg.NodeCPU, err = resource.ParseQuantity(h.cpu); err != nil {
@@ -140,12 +166,29 @@ func (h *hollow) node(config *client.Config, dir string, i int) (*kubelet.Kubele
 		return nil, fmt.Errorf("--node-memory=%s: %w", h.memory, err)
 	}
 	runtime := fakecri.New()
+	runtime.ProgramOf = programOf(h.shared.Pods.Part(name))
 	runtime.PodCIDR = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244 + byte(i>>8), byte(i), 0}), 24)
-	mine := *config
-	mine.UserAgent = "kubelet"
-	api, err := client.New(&mine)
-	if err != nil {
-		return nil, err
+	return kubelet.New(cfg, kubelet.Deps{Runtime: runtime.Conn(), Client: api, Shared: h.shared, Logger: h.logging.Logger("hollow").With("node", name)})
+}
+
+// moment is how long containers run that are there to end.
+const moment = 100 * time.Millisecond
+
+// programOf decides what a container does by what its pod is for: init
+// containers and those of Jobs succeed after a moment, all others run.
+func programOf(pods *client.Informer[*corev1.Pod]) func(*runtimeapi.ContainerConfig) fakecri.Program {
+	return func(config *runtimeapi.ContainerConfig) fakecri.Program {
+		pod, ok := pods.Get(config.Labels["io.kubernetes.pod.namespace"] + "/" + config.Labels["io.kubernetes.pod.name"])
+		if !ok {
+			return fakecri.Program{}
+		}
+		init := slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool {
+			return c.Name == config.Metadata.Name && (c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways)
+		})
+		owner := metav1.GetControllerOfNoCopy(pod)
+		if init || owner != nil && owner.Kind == "Job" {
+			return fakecri.Program{Runs: moment}
+		}
+		return fakecri.Program{}
 	}
-	return kubelet.New(cfg, kubelet.Deps{Runtime: runtime.Conn(), Client: api, Logger: h.logging.Logger("hollow").With("node", name)})
 }

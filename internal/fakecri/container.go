@@ -41,7 +41,11 @@ func (r *Runtime) CreateContainer(_ context.Context, request *runtimeapi.CreateC
 	if image == "" {
 		image = config.Image.Image
 	}
-	c := &container{sandboxID: request.PodSandboxId, program: r.Programs[image], status: &runtimeapi.ContainerStatus{
+	program := r.Programs[image]
+	if r.ProgramOf != nil {
+		program = r.ProgramOf(config)
+	}
+	c := &container{sandboxID: request.PodSandboxId, program: program, status: &runtimeapi.ContainerStatus{
 		Id: r.id(), Metadata: config.Metadata, State: runtimeapi.ContainerState_CONTAINER_CREATED, CreatedAt: time.Now().UnixNano(),
 		Image: config.Image, ImageRef: config.Image.Image, ImageId: config.Image.Image, Labels: maps.Clone(config.Labels),
 		Annotations: maps.Clone(config.Annotations), Mounts: config.Mounts, LogPath: filepath.Join(s.config.LogDirectory, config.LogPath)}}

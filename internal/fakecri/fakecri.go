@@ -46,6 +46,8 @@ type Runtime struct {
 
 	// Programs by image name; other images have the zero Program.
 	Programs map[string]Program
+	// ProgramOf, if set, is asked instead.
+	ProgramOf func(*runtimeapi.ContainerConfig) Program
 	// Missing images cannot be pulled.
 	Missing map[string]bool
 	// PodCIDR is where sandboxes get their addresses from.

@@ -28,21 +28,22 @@ func Path(t testing.TB, name string) string {
 	return path
 }
 
-// checkout walks up to the folder of go.mod.
+// checkout walks up to the outermost folder with a go.mod: tests have modules of
+// their own inside ours.
 func checkout(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
+	outermost := ""
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
+			outermost = dir
 		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			t.Fatal("no go.mod above the test's folder")
-		}
-		dir = parent
 	}
+	if outermost == "" {
+		t.Fatal("no go.mod above the test's folder")
+	}
+	return outermost
 }
