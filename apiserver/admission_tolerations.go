@@ -4,13 +4,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// admitDefaultTolerations writes into a pod how long it stays on a node that is
+// admitDefaultTolerations, of creates and updates, writes into a pod how long it stays on a node that is
 // not ready, or not heard of, where everybody can see it.
 func admitDefaultTolerations(a *admission) error {
-	if !a.creates("pods") {
+	pod, ok := a.obj.(*corev1.Pod)
+	if !ok || a.subresource != "" {
 		return nil
 	}
-	pod := a.obj.(*corev1.Pod)
 	for _, taint := range []struct {
 		key     string
 		seconds int64

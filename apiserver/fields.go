@@ -144,18 +144,13 @@ func (f *fieldTracker) update(q *request, obj, old resources.Object) {
 	m.UpdateNoErrors(old, obj, q.options.fieldManager)
 }
 
-// tracked reports whether the fields of a new object are worth tracking.
+// tracked reports whether the fields of a new object are tracked.
 //
-// Simplified: what the cluster's own programs make by the thousand and nobody
-// applies (the pods of a ReplicaSet, Events, Leases) is left out, since
-// tracking would cost more than the rest of the write. If such an object is
-// applied after all, its earlier fields belong to "before-first-apply".
+// Simplified: not those of an object that is made in another form than it is
+// stored in (autoscaling/v1, events.k8s.io). If such an object is applied
+// after all, its earlier fields belong to "before-first-apply".
 func tracked(q *request) bool {
-	if !q.row.Stored() || q.row.StoredAs != nil && q.row.Custom == nil || q.row.Kind == "Event" || q.row.Kind == "Lease" {
-		return false
-	}
-	return !q.user.in(groupNodes) && !isControlPlane(q.user.name) &&
-		!q.user.in(groupServiceAccounts+":kube-system") && q.user.name != userSelf
+	return q.row.Stored() && (q.row.StoredAs == nil || q.row.Custom != nil)
 }
 
 // apply answers PATCH with an apply patch.

@@ -202,7 +202,7 @@ func ipAddress(address netip.Addr, service *corev1.Service) *networkingv1.IPAddr
 	}
 	record := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{Name: address.String(), Labels: map[string]string{
-			networkingv1.LabelIPAddressFamily: family, networkingv1.LabelManagedBy: "ipallocator.k8s.io",
+			networkingv1.LabelIPAddressFamily: family, networkingv1.LabelManagedBy: addressManager,
 		}},
 		Spec: networkingv1.IPAddressSpec{ParentRef: parentOf(service)},
 	}

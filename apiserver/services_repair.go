@@ -105,11 +105,14 @@ func (a *allocator) repairAddresses(ctx context.Context) error {
 	return nil
 }
 
+// addressManager marks the records that are ours; others are none of our business.
+const addressManager = "ipallocator.k8s.io"
+
 // repairRecord removes a record whose Service is gone, and corrects one that
 // names another Service.
 func (a *allocator) repairRecord(ctx context.Context, table *storage.Table, item *storage.Item, owner *corev1.Service) error {
 	record, ok := decoded[*networkingv1.IPAddress](item)
-	if !ok || record.Spec.ParentRef == nil || record.Spec.ParentRef.Resource != "services" {
+	if !ok || record.Labels[networkingv1.LabelManagedBy] != addressManager || record.Spec.ParentRef == nil {
 		return nil
 	}
 	change := &storage.Change{}

@@ -51,12 +51,3 @@ func nodeName(u *user) (string, bool) {
 	name, ok := strings.CutPrefix(u.name, nodeUserPrefix)
 	return name, ok && u.in(groupNodes)
 }
-
-// isControlPlane reports whether a user is one of the control plane's programs.
-func isControlPlane(name string) bool {
-	switch name {
-	case "system:kube-scheduler", "system:kube-controller-manager", "system:kube-proxy":
-		return true
-	}
-	return false
-}

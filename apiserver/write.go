@@ -137,7 +137,7 @@ func (q *request) newMetadata(obj resources.Object) error {
 	if q.name != "" && obj.GetName() == "" {
 		obj.SetName(q.name)
 	}
-	if obj.GetResourceVersion() != "" {
+	if v := obj.GetResourceVersion(); v != "" && v != "0" {
 		return errors.New("resourceVersion should not be set on objects to be created")
 	}
 	if obj.GetName() == "" && obj.GetGenerateName() != "" {
@@ -381,7 +381,7 @@ func (q *request) keepMetadata(obj, old resources.Object) error {
 			"Precondition failed: UID in precondition: %v, UID in object meta: %v", q.row.Prefix, q.key(), obj.GetUID(), old.GetUID()))
 	}
 	switch obj.GetResourceVersion() {
-	case "":
+	case "", "0":
 		if q.row.Strategy.RequireResourceVersion {
 			return apierrors.NewInvalid(schema.GroupKind{Group: q.row.Group, Kind: q.row.Plural}, obj.GetName(), field.ErrorList{
 				field.Invalid(field.NewPath("metadata", "resourceVersion"), uint64(0), "must be specified for an update")})

@@ -22,14 +22,18 @@ func Job(j *batchv1.Job) field.ErrorList {
 	at := field.NewPath("spec")
 	checkGeneratedSelector(r, j)
 	checkJobSpec(r, at, &j.Spec)
-	if j.Spec.Selector == nil {
+	checkJobSelector(r, at, &j.Spec)
+	return r.errs
+}
+
+func checkJobSelector(r *report, at *field.Path, s *batchv1.JobSpec) {
+	if s.Selector == nil {
 		r.add(field.Required(at.Child("selector"), ""))
 	}
-	r.selector(at.Child("selector"), j.Spec.Selector)
-	if selector, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && !selector.Matches(labels.Set(j.Spec.Template.Labels)) {
-		r.invalid(at.Child("template", "metadata", "labels"), j.Spec.Template.Labels, "`selector` does not match template `labels`")
+	r.selector(at.Child("selector"), s.Selector)
+	if selector, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil && !selector.Matches(labels.Set(s.Template.Labels)) {
+		r.invalid(at.Child("template", "metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`")
 	}
-	return r.errs
 }
 
 // checkGeneratedSelector: labels that the server sets may not be set to
@@ -53,28 +57,53 @@ func checkGeneratedSelector(r *report, j *batchv1.Job) {
 	}
 }
 
-// JobUpdate checks a change of a job: what its pods are made from stays.
-//
-// Simplified: upstream also lets where the pods may run change while a job is
-// suspended and has not started.
+// JobUpdate checks a change of a job: what its pods are made from stays. While
+// it is suspended, where they may run and what they need can change.
 func JobUpdate(j, old *batchv1.Job) field.ErrorList {
 	r := &report{}
 	at := field.NewPath("spec")
 	checkJobSpec(r, at, &j.Spec)
+	checkJobSelector(r, at, &j.Spec)
 	indexed := deref(j.Spec.CompletionMode) == batchv1.IndexedCompletion
 	if elastic := indexed && same(j.Spec.Completions, j.Spec.Parallelism); !elastic {
 		r.unchanged(at.Child("completions"), j.Spec.Completions, old.Spec.Completions)
 	}
 	r.unchanged(at.Child("selector"), j.Spec.Selector, old.Spec.Selector)
-	if !deref(old.Spec.Suspend) {
-		r.unchanged(at.Child("template"), j.Spec.Template, old.Spec.Template)
+	template := old.Spec.Template
+	if deref(old.Spec.Suspend) {
+		template = withPlacement(&old.Spec.Template, &j.Spec.Template)
 	}
+	r.unchanged(at.Child("template"), j.Spec.Template, template)
 	r.unchanged(at.Child("completionMode"), j.Spec.CompletionMode, old.Spec.CompletionMode)
 	r.unchanged(at.Child("podFailurePolicy"), j.Spec.PodFailurePolicy, old.Spec.PodFailurePolicy)
 	r.unchanged(at.Child("backoffLimitPerIndex"), j.Spec.BackoffLimitPerIndex, old.Spec.BackoffLimitPerIndex)
 	r.unchanged(at.Child("managedBy"), j.Spec.ManagedBy, old.Spec.ManagedBy)
 	r.unchanged(at.Child("successPolicy"), j.Spec.SuccessPolicy, old.Spec.SuccessPolicy)
 	return r.errs
+}
+
+// withPlacement is a template with another's rules about where its pods may
+// run, and what they need there.
+func withPlacement(template, from *corev1.PodTemplateSpec) corev1.PodTemplateSpec {
+	out := *template.DeepCopy()
+	out.Labels, out.Annotations = from.Labels, from.Annotations
+	out.Spec.NodeSelector, out.Spec.Tolerations, out.Spec.SchedulingGates = from.Spec.NodeSelector, from.Spec.Tolerations, from.Spec.SchedulingGates
+	if from.Spec.Affinity != nil || out.Spec.Affinity != nil {
+		affinity := &corev1.Affinity{}
+		if out.Spec.Affinity != nil {
+			affinity = out.Spec.Affinity
+		}
+		if affinity.NodeAffinity = nil; from.Spec.Affinity != nil {
+			affinity.NodeAffinity = from.Spec.Affinity.NodeAffinity
+		}
+		if out.Spec.Affinity = affinity; from.Spec.Affinity == nil && *affinity == (corev1.Affinity{}) {
+			out.Spec.Affinity = nil
+		}
+	}
+	for i := range min(len(out.Spec.Containers), len(from.Spec.Containers)) {
+		out.Spec.Containers[i].Resources = from.Spec.Containers[i].Resources
+	}
+	return out
 }
 
 func same(a, b *int32) bool { return a != nil && b != nil && *a == *b }
