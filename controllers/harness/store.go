@@ -185,15 +185,21 @@ func outcomeUnknown(err error) bool {
 		apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsInternalError(err)
 }
 
+// get is Get by key.
+//
+// Invariant: how far the informer is is read before the object. In the other
+// order the object could arrive in between, and would be taken for one that has
+// come and gone.
 func (v *view[T]) get(key string) (T, bool) {
 	v.mu.Lock()
 	own, written := v.own[key]
 	v.mu.Unlock()
+	seen := version(v.informer.ResourceVersion())
 	cached, ok := v.informer.Get(key)
 	if !written {
 		return cached, ok
 	}
-	obj, ok, stale := v.newer(own, cached, ok)
+	obj, ok, stale := newer(own, cached, ok, seen)
 	if stale {
 		v.forget(key, own)
 	}
@@ -229,15 +235,16 @@ func (v *view[T]) overlay(query func() []T, belongs func(T) bool) []T {
 	return result
 }
 
-// newer decides between our own write and what the informer has for its key;
-// stale means that the informer has caught up and the write can be forgotten.
+// newer decides between our own write and what the informer has for its key,
+// which has seen everything up to a version; stale means that the informer has
+// caught up and the write can be forgotten.
 //
 // Resource versions of one kind are compared as numbers.
 // Upstream: KEP-5504 Comparable Resource Version
-func (v *view[T]) newer(own ownWrite[T], cached T, ok bool) (obj T, exists, stale bool) {
+func newer[T client.Object](own ownWrite[T], cached T, ok bool, seen uint64) (obj T, exists, stale bool) {
 	wrote := version(own.obj.GetResourceVersion())
 	switch {
-	case !ok && version(v.informer.ResourceVersion()) >= wrote:
+	case !ok && seen >= wrote:
 		return cached, false, true // it was there, and is gone again
 	case !ok:
 		return own.obj, true, false // the informer has not heard of it yet
