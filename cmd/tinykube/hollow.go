@@ -41,6 +41,7 @@ type hollow struct {
 	prefix      string
 	kubeconfig  string
 	cpu, memory string
+	lease       int32
 	logging     *flags.Logging
 	shared      *kubelet.Shared
 }
@@ -70,6 +71,7 @@ containers, and those of Jobs, succeed after a moment.`,
 	fs.StringVar(&h.kubeconfig, "kubeconfig", "", "how to reach the API server")
 	fs.StringVar(&h.cpu, "node-cpu", "4", "CPUs that each has to give")
 	fs.StringVar(&h.memory, "node-memory", "8Gi", "memory that each has to give")
+	fs.Int32Var(&h.lease, "node-lease-duration-seconds", 40, "how long a node's Lease is good for; it is renewed after a quarter of that")
 	h.logging = flags.AddLogging(fs)
 	return command
 }
@@ -150,7 +152,7 @@ const nodesPerConnection = 100
 func (h *hollow) node(api *client.Client, dir string, i int) (*kubelet.Kubelet, error) {
 	name := fmt.Sprintf("%s%d", h.prefix, i)
 	file, off := kubelet.DefaultConfiguration(), false
-	file.EnableServer, file.CgroupsPerQOS = &off, &off
+	file.EnableServer, file.CgroupsPerQOS, file.NodeLeaseDurationSeconds = &off, &off, h.lease
 	file.PodLogsDir = filepath.Join(dir, name, "log", "pods")
 	cfg, err := kubelet.NewConfig(file, name, filepath.Join(dir, name, "kubelet"))
 	if err != nil {

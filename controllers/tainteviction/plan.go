@@ -27,6 +27,12 @@ func makePlan(pod *corev1.Pod, taints []corev1.Taint, firstSeen time.Time) (leav
 	return leave, ok
 }
 
+// Leave is when a pod has to leave a node with these taints, all of which carry
+// a time; false means never.
+func Leave(pod *corev1.Pod, taints []corev1.Taint) (time.Time, bool) {
+	return makePlan(pod, taints, time.Time{})
+}
+
 // tolerated says until when a pod tolerates one taint; limited is false if it
 // always does. The first toleration that fits counts.
 func tolerated(pod *corev1.Pod, taint *corev1.Taint, firstSeen time.Time) (until time.Time, limited bool) {

@@ -22,6 +22,7 @@ import (
 	"tinykube/client"
 	"tinykube/controllers"
 	"tinykube/controllers/nodeipam"
+	"tinykube/controllers/nodelifecycle"
 	"tinykube/internal/flags"
 	"tinykube/internal/healthz"
 )
@@ -57,6 +58,7 @@ Takes upstream's flags. Its controllers:
 		RunE:          func(*cobra.Command, []string) error { return o.run(flags.SignalContext()) },
 	}
 	o.addFlags(cmd.Flags())
+	cmd.AddCommand(newTimeline())
 	return cmd
 }
 
@@ -81,7 +83,18 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.maskSize4, "node-cidr-mask-size-ipv4", 0, "the same for IPv4 of two families")
 	fs.IntVar(&o.maskSize6, "node-cidr-mask-size-ipv6", 0, "the same for IPv6 of two families")
 
-	n := &o.NodeLifecycle
+	nodeFlags(fs, &o.NodeLifecycle)
+	fs.IntVar(&o.TerminatedPodThreshold, "terminated-pod-gc-threshold", 12500, "how many finished pods may stay; 0 for any number")
+	fs.IntVar(&o.EndpointSlice.MaxPerSlice, "max-endpoints-per-slice", 100, "most endpoints in one EndpointSlice")
+	fs.BoolVar(&o.GarbageCollector, "enable-garbage-collector", true, "delete objects whose owners are gone")
+	o.keys.addFlags(fs, &o.Signing)
+	o.election = flags.AddLeaderElection(fs, "kube-controller-manager")
+	o.logging = flags.AddLogging(fs)
+	addIgnored(fs)
+}
+
+// nodeFlags declares how patient to be with nodes.
+func nodeFlags(fs *pflag.FlagSet, n *nodelifecycle.Config) {
 	fs.DurationVar(&n.MonitorPeriod, "node-monitor-period", 5*time.Second, "how often each node's health is looked at")
 	fs.DurationVar(&n.GracePeriod, "node-monitor-grace-period", 50*time.Second, "how long a node may be silent before it counts as lost")
 	fs.DurationVar(&n.StartupGracePeriod, "node-startup-grace-period", time.Minute, "the same for a node that has never been heard of")
@@ -90,14 +103,6 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	rate(&n.SecondaryEvictionRate, "secondary-node-eviction-rate", 0.01, "the same in a large zone that is unhealthy")
 	rate(&n.UnhealthyZoneThreshold, "unhealthy-zone-threshold", 0.55, "fraction of nodes that makes a zone unhealthy when they are lost")
 	fs.IntVar(&n.LargeClusterThreshold, "large-cluster-size-threshold", 50, "number of nodes above which a zone is large")
-
-	fs.IntVar(&o.TerminatedPodThreshold, "terminated-pod-gc-threshold", 12500, "how many finished pods may stay; 0 for any number")
-	fs.IntVar(&o.EndpointSlice.MaxPerSlice, "max-endpoints-per-slice", 100, "most endpoints in one EndpointSlice")
-	fs.BoolVar(&o.GarbageCollector, "enable-garbage-collector", true, "delete objects whose owners are gone")
-	o.keys.addFlags(fs, &o.Signing)
-	o.election = flags.AddLeaderElection(fs, "kube-controller-manager")
-	o.logging = flags.AddLogging(fs)
-	addIgnored(fs)
 }
 
 // addIgnored declares the flags whose controllers we have not, those that tune
