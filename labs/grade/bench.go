@@ -36,6 +36,7 @@ type bench struct {
 	wire             *wire
 	manager          *process // the reader's, on the other side of the wire
 	metrics          string   // its URL
+	markers          int      // made so far
 
 	closers []func()
 }

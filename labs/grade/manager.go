@@ -187,10 +187,41 @@ func (p *play) looked(ctx context.Context, replicas int32) error {
 	})
 }
 
+// heard waits until the manager has heard of everything that has happened to
+// pods so far: it makes a pod that the controller of ReplicationControllers
+// adopts, who listens to the same watch and has workers of his own.
+func (b *bench) heard(ctx context.Context) error {
+	b.markers++
+	p, err := b.play(ctx, fmt.Sprintf("marker-%d", b.markers))
+	if err != nil {
+		return err
+	}
+	one, spec := int32(1), corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}
+	_, err = client.For(b.straight, client.ReplicationControllers).Create(ctx, &corev1.ReplicationController{
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.name, Name: p.name}, Spec: corev1.ReplicationControllerSpec{Replicas: &one, Selector: p.labels(),
+			Template: &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: p.labels()}, Spec: spec}}})
+	if err != nil {
+		return err
+	}
+	if err := b.awaits(ctx, p.made(), 1); err != nil { // the owner is known to the manager
+		return fmt.Errorf("a ReplicationController that wants one pod: %w", err)
+	}
+	_, err = p.pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.name, Name: "orphan", Labels: p.labels()}, Spec: spec})
+	if err != nil {
+		return err
+	}
+	if err := b.awaits(ctx, "PATCH "+p.name+"/pods/orphan", 1); err != nil {
+		return fmt.Errorf("a ReplicationController that should adopt a pod: %w", err)
+	}
+	return nil
+}
+
 // scaled scales, and expects the manager to have made and deleted so many pods
-// for it by the end, and to leave it at that.
+// since the beginning, and to leave it at that.
 func (p *play) scaled(ctx context.Context, replicas int32, made, gone int) error {
-	madeBefore, goneBefore := len(p.wire.wrote(p.made())), len(p.wire.wrote(p.gone()))
+	if err := p.heard(ctx); err != nil { // of what the check did to pods before
+		return err
+	}
 	if err := p.wants(ctx, replicas); err != nil {
 		return err
 	}
@@ -199,14 +230,14 @@ func (p *play) scaled(ctx context.Context, replicas int32, made, gone int) error
 			return err
 		}
 	}
-	return p.counts(made, gone, madeBefore, goneBefore)
+	return p.counts(made, gone)
 }
 
-// counts compares the pods made and deleted since.
-func (p *play) counts(made, gone, madeBefore, goneBefore int) error {
-	gotMade, gotGone := len(p.wire.wrote(p.made()))-madeBefore, len(p.wire.wrote(p.gone()))-goneBefore
+// counts compares the pods made and deleted so far.
+func (p *play) counts(made, gone int) error {
+	gotMade, gotGone := len(p.wire.wrote(p.made())), len(p.wire.wrote(p.gone()))
 	if gotMade != made || gotGone != gone {
-		return fmt.Errorf("%d pods were made and %d deleted; it should have been %d and %d", gotMade, gotGone, made, gone)
+		return fmt.Errorf("%d pods were made so far and %d deleted; it should be %d and %d", gotMade, gotGone, made, gone)
 	}
 	return nil
 }

@@ -8,11 +8,8 @@ import (
 	"syscall"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"tinykube/client"
 )
 
 // queue judges the work queue of lab 05, by what the controller of ReplicaSets
@@ -58,34 +55,6 @@ const (
 	// replicaSetWorkers is how many keys the controller works on at a time.
 	replicaSetWorkers = 5
 )
-
-// marker waits until the manager has heard of everything that has happened to
-// pods so far: it makes a pod that somebody else adopts, who has workers of
-// his own.
-func (b *bench) marker(ctx context.Context, name string) error {
-	p, err := b.play(ctx, name)
-	if err != nil {
-		return err
-	}
-	one := int32(1)
-	template := &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: p.labels()}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}
-	_, err = client.For(b.straight, client.ReplicationControllers).Create(ctx, &corev1.ReplicationController{
-		ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: name}, Spec: corev1.ReplicationControllerSpec{Replicas: &one, Selector: p.labels(), Template: template}})
-	if err != nil {
-		return err
-	}
-	if err := b.awaits(ctx, p.made(), 1); err != nil { // it is known to the manager
-		return fmt.Errorf("a ReplicationController that wants one pod: %w", err)
-	}
-	_, err = p.pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: "orphan", Labels: p.labels()}, Spec: template.Spec})
-	if err != nil {
-		return err
-	}
-	if err := b.awaits(ctx, "PATCH "+name+"/pods/orphan", 1); err != nil {
-		return fmt.Errorf("a ReplicationController that should adopt a pod: %w", err)
-	}
-	return nil
-}
 
 // held makes a ReplicaSet of one pod, whose key is then in a worker's hands
 // until the wire lets go of the answer.
@@ -151,7 +120,7 @@ func twoHands(ctx context.Context, b *bench) error {
 		return fmt.Errorf("while one worker waits for the answer to its first pod, another one has made %d for the same ReplicaSet", made-1)
 	}
 	b.wire.release(p.made())
-	return p.scaled(ctx, 3, 2, 0)
+	return p.scaled(ctx, 3, 3, 0)
 }
 
 // onceMore lets something happen while the key is worked on, and then has
@@ -179,7 +148,7 @@ func onceMore(ctx context.Context, b *bench) error {
 	if err := p.pods.Delete(ctx, p.name, pods[0].Name, metav1.DeleteOptions{}); err != nil {
 		return err
 	}
-	if err := b.marker(ctx, "more-marker"); err != nil {
+	if err := b.heard(ctx); err != nil {
 		return err
 	}
 	b.wire.freeze()
@@ -215,7 +184,7 @@ func deduped(ctx context.Context, b *bench) error {
 			return err
 		}
 	}
-	if err := b.marker(ctx, "waits-marker"); err != nil {
+	if err := b.heard(ctx); err != nil {
 		return err
 	}
 	before, err := b.scrape(ctx)

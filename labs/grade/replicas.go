@@ -14,7 +14,7 @@ import (
 // what it does not.
 var replicas = suite{
 	programs: []string{"kube-controller-manager"},
-	open:     withManager("--controllers=replicaset"),
+	open:     withManager("--controllers=replicaset,replicationcontroller"),
 	checks: []Check{
 		{
 			Name: filled, Points: 2, run: fill,
@@ -79,7 +79,7 @@ func refill(ctx context.Context, b *bench) error {
 	if err := p.pods.Delete(ctx, p.name, pods[0].Name, metav1.DeleteOptions{}); err != nil {
 		return err
 	}
-	return p.scaled(ctx, 3, 1, 0)
+	return p.scaled(ctx, 3, 4, 0)
 }
 
 func shrink(ctx context.Context, b *bench) error {
@@ -90,7 +90,7 @@ func shrink(ctx context.Context, b *bench) error {
 	if err := p.scaled(ctx, 5, 5, 0); err != nil {
 		return err
 	}
-	return p.scaled(ctx, 2, 0, 3)
+	return p.scaled(ctx, 2, 5, 3)
 }
 
 // leastLost makes four pods that are in four states, and takes them away one
@@ -122,7 +122,7 @@ func leastLost(ctx context.Context, b *bench) error {
 	}
 	what := []string{"not placed", "pending", "not ready"}
 	for i := range 3 {
-		if err := p.scaled(ctx, int32(3-i), 0, 1); err != nil {
+		if err := p.scaled(ctx, int32(3-i), 4, i+1); err != nil {
 			return err
 		}
 		left, err := p.alive(ctx)
@@ -154,7 +154,7 @@ func spread(ctx context.Context, b *bench) error {
 			return err
 		}
 	}
-	if err := p.scaled(ctx, 4, 0, 7); err != nil {
+	if err := p.scaled(ctx, 4, 11, 7); err != nil {
 		return err
 	}
 	left, err := p.alive(ctx)
@@ -188,7 +188,7 @@ func ended(ctx context.Context, b *bench) error {
 	if err := p.is(ctx, pods[0], "n1", corev1.PodFailed, corev1.ConditionFalse); err != nil {
 		return err
 	}
-	if err := p.scaled(ctx, 3, 1, 0); err != nil {
+	if err := p.scaled(ctx, 3, 4, 0); err != nil {
 		return fmt.Errorf("one failed: %w", err)
 	}
 	if err := p.is(ctx, pods[1], "n1", corev1.PodRunning, corev1.ConditionTrue); err != nil {
@@ -197,7 +197,7 @@ func ended(ctx context.Context, b *bench) error {
 	if err := p.pods.Delete(ctx, p.name, pods[1].Name, metav1.DeleteOptions{}); err != nil {
 		return err
 	}
-	if err := p.scaled(ctx, 3, 1, 0); err != nil {
+	if err := p.scaled(ctx, 3, 5, 0); err != nil {
 		return fmt.Errorf("one is terminating: %w", err)
 	}
 	return nil
@@ -227,10 +227,13 @@ func dying(ctx context.Context, b *bench) error {
 	if err := p.pods.Delete(ctx, p.name, pods[0].Name, metav1.DeleteOptions{}); err != nil {
 		return err
 	}
+	if err := p.heard(ctx); err != nil {
+		return err
+	}
 	if err := p.looked(ctx, 1); err != nil {
 		return err
 	}
-	return p.counts(0, 0, 2, 0)
+	return p.counts(2, 0)
 }
 
 // burst watches the status: it is written after each plan that was carried out.
