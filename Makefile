@@ -184,11 +184,19 @@ bench: build ## figures of this machine, in one run
 	@scripts/bench.sh
 
 # Each program that is given has its tests.
-SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces)
+SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler CompareScheduler) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces)
 smoke-swap: swap-programs build ## real programs in the place of ours, those that are given: KUBE_SCHEDULER=path KUBECTL=path KUBE_APISERVER=path
 	KUBE_SCHEDULER=$(abspath $(KUBE_SCHEDULER)) KUBECTL=$(abspath $(KUBECTL)) KUBE_APISERVER=$(abspath $(KUBE_APISERVER)) \
 		$(GO) test -C test -count=1 -v -timeout 15m ./swap/... -run '^Test($(subst $() ,|,$(strip $(SWAP_TESTS))))'
 	$(if $(KUBECTL),KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./e2e -run '^TestKubectl$$/^installed$$')
+# What the real scheduler decided is replayed by the tests of scheduler/simulate; RECORD=1 records it anew.
+SCHEDULER_RECORD := $(CURDIR)/scheduler/simulate/testdata/real-v1.36.json.gz
+.PHONY: compare-scheduler
+compare-scheduler: ## a real scheduler beside ours over 1,000 random clusters: KUBE_SCHEDULER=path [CLUSTERS=1000] [RECORD=1]
+	@test -x "$(KUBE_SCHEDULER)" || { echo "usage: make compare-scheduler KUBE_SCHEDULER=path (of Kubernetes v1.36)" >&2; exit 1; }
+	KUBE_SCHEDULER=$(abspath $(KUBE_SCHEDULER)) $(GO) test -C test -count=1 -v -timeout 60m ./swap -run '^TestCompareScheduler$$' \
+		-clusters $(or $(CLUSTERS),1000) $(if $(RECORD),-record $(SCHEDULER_RECORD))
+
 .PHONY: swap-programs no-swap
 SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBECTL=path] [KUBE_APISERVER=path] (programs of Kubernetes v1.36, one of them at least)
 swap-programs:

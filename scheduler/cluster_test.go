@@ -175,7 +175,7 @@ func TestAllPodsArePlacedAndNoneTooMany(t *testing.T) {
 	// One more does not fit, says so, and is woken by a new node.
 	c.addPod("extra")
 	pod := c.until("extra", "unschedulable", func(p *corev1.Pod) bool { return sentence(p) != "" })
-	if got, want := sentence(pod), "0/5 nodes are available: 5 Insufficient cpu. preemption: 0/5 nodes are available: 5 No preemption victims found for incoming pod."; got != want {
+	if got, want := sentence(pod), "0/5 nodes are available: 5 Insufficient cpu. no new claims to deallocate, preemption: 0/5 nodes are available: 5 No preemption victims found for incoming pod."; got != want {
 		t.Errorf("sentence %q, want %q", got, want)
 	}
 	c.addNode("new", "4")

@@ -111,4 +111,4 @@ func TestAntiAffinity(t *testing.T) {
 	}
 }
 
-const noVictims = " preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
+const noVictims = " no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."

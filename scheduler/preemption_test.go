@@ -68,7 +68,7 @@ func TestPreemption(t *testing.T) {
 
 	c.addPod("polite", ofClass("polite"))
 	pod := c.until("polite", "unschedulable", func(p *corev1.Pod) bool { return sentence(p) != "" })
-	if got, want := sentence(pod), "0/2 nodes are available: 2 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."; got != want {
+	if got, want := sentence(pod), "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."; got != want {
 		t.Errorf("sentence %q, want %q", got, want)
 	}
 	if err := c.pods.Delete(t.Context(), "default", "polite", metav1.DeleteOptions{}); err != nil {

@@ -70,7 +70,7 @@ func TestDecisionsNeverOvercommit(t *testing.T) {
 			t.Errorf("%s has %d pods of 1 CPU on 4 CPUs", node, pods)
 		}
 	}
-	if node, sentence := decide(s); node != "" || sentence != "0/5 nodes are available: 5 Insufficient cpu. preemption: 0/5 nodes are available: 5 No preemption victims found for incoming pod." {
+	if node, sentence := decide(s); node != "" || sentence != "0/5 nodes are available: 5 Insufficient cpu. no new claims to deallocate, preemption: 0/5 nodes are available: 5 No preemption victims found for incoming pod." {
 		t.Errorf("the pod too many: %q %q", node, sentence)
 	}
 }

@@ -96,11 +96,11 @@ func TestUnboundImmediateClaimIsWaitedFor(t *testing.T) {
 	w := newVolumeWorld(t)
 	w.addPod("p", using("c"))
 	w.until("p", "waiting for the claim to exist", func(p *corev1.Pod) bool {
-		return sentence(p) == `0/2 nodes are available: persistentvolumeclaim "c" not found. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.`
+		return sentence(p) == `0/2 nodes are available: persistentvolumeclaim "c" not found. not found`
 	})
 	w.addClaim("c", "now")
 	w.until("p", "waiting for the claim to be bound", func(p *corev1.Pod) bool {
-		return sentence(p) == "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+		return sentence(p) == "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found"
 	})
 	w.addVolume("v", "now", "n1")
 	w.bind("c", "v")

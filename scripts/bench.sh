@@ -51,7 +51,10 @@ trap 'rm -rf "$work"' EXIT
 
 echo; echo "== API server beside raw etcd and a bare TLS handler"
 go test -run "^$" -bench . -benchtime 1x ./apiserver/bench # KUBE_APISERVER=path adds a real one
-echo; echo "== Scheduler"
+echo; echo "== Schedulers, each a process, on one API server" # KUBE_SCHEDULER=path adds a real one
+if [ -n "${KUBE_SCHEDULER:-}" ]; then export KUBE_SCHEDULER=$(realpath "$KUBE_SCHEDULER"); fi
+go test -C test -run '^$' -bench Schedulers -benchtime 1x -timeout 60m ./swap
+echo; echo "== Scheduler, in this process"
 go test -run '^$' -bench . -benchtime 1000x ./scheduler
 echo; echo "== Services as rules"
 go test -run '^$' -bench . -benchtime 5x ./proxy/... ./cni/...

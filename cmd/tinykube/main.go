@@ -74,7 +74,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddGroup(&cobra.Group{ID: "cluster", Title: "A cluster on this machine:"},
 		&cobra.Group{ID: "component", Title: "Every component, as its own program:"})
-	for _, command := range []*cobra.Command{newUp(), newDown(), newStatus(), newNode(), newLogs(), newDoctor(), newTraces(), newVersion(), newRelay(), newHollow(),
+	for _, command := range []*cobra.Command{newUp(), newDown(), newStatus(), newNode(), newLogs(), newDoctor(), newTraces(), newVersion(), newRelay(), newHollow(), newExplain(),
 		{Use: "kubectl", Short: "The real kubectl, talking to the cluster", Run: func(*cobra.Command, []string) {}}} {
 		command.GroupID = "cluster"
 		root.AddCommand(command)

@@ -222,7 +222,9 @@ func (n *NodeInfo) RemovePod(pod *corev1.Pod) bool {
 		return false
 	}
 	gone := n.Pods[i]
-	n.Pods = slices.Delete(n.Pods, i, i+1)
+	last := len(n.Pods) - 1
+	n.Pods[i], n.Pods[last] = n.Pods[last], nil
+	n.Pods = n.Pods[:last]
 	n.count(gone, -1)
 	isGone := func(p *PodInfo) bool { return p == gone }
 	n.WithAffinity = slices.DeleteFunc(n.WithAffinity, isGone)

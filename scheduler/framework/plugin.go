@@ -117,6 +117,8 @@ type Room struct {
 	Node string
 	// Victims leave the node for it, the most important first.
 	Victims []*PodInfo
+	// Equals are other plans that would cost as much.
+	Equals []Room
 }
 
 // Cycle is what one attempt to place one pod knows. It is used by one

@@ -92,8 +92,10 @@ func (p DefaultPreemption) PostFilter(c *framework.Cycle, run *framework.FilterR
 	if len(candidates) == 0 {
 		return &framework.Room{}, preemptionFails(dryRun.Error())
 	}
-	best := leastLost(candidates)
-	return &framework.Room{Node: best.node.Node.Name, Victims: best.victims}, nil
+	rooms := leastLost(candidates)
+	best := rooms[0]
+	best.Equals = rooms[1:]
+	return &best, nil
 }
 
 func preemptionFails(reason string) *framework.Status {
@@ -165,12 +167,20 @@ var (
 // chooseVictims finds whom one node must lose. Those with an exhausted
 // disruption budget are taken back first, then the most important.
 func chooseVictims(c *framework.Cycle, run *framework.FilterRun, node *framework.NodeInfo, budgets []*policyv1.PodDisruptionBudget) (candidate, *framework.Status) {
-	var potential []*framework.PodInfo
-	for _, other := range slices.Clone(node.Pods) {
-		if lessImportant(other, c.Pod) {
+	var potential, unstarted []*framework.PodInfo
+	for _, other := range node.Pods {
+		switch {
+		case !lessImportant(other, c.Pod):
+		case other.Status.StartTime == nil:
+			unstarted = append(unstarted, other)
+		default:
 			potential = append(potential, other)
 		}
 	}
+	// Of those that have not even started, who came last counts most: so does
+	// upstream, where each is taken to start when it is asked about.
+	slices.Reverse(unstarted)
+	potential = append(potential, unstarted...)
 	if len(potential) == 0 {
 		return candidate{}, noVictims
 	}
@@ -246,23 +256,26 @@ func byBudget(pods []*framework.PodInfo, budgets []*policyv1.PodDisruptionBudget
 	return protected, others
 }
 
-// leastLost picks the node where least is lost: the fewest violated budgets,
+// leastLost picks the nodes where least is lost: the fewest violated budgets,
 // the least important of the most important victims, the smallest sum of
 // priorities, the fewest victims, the latest start of those most important.
-// What is still equal is decided by the order of the nodes.
 //
 // Upstream: kubernetes pkg/scheduler/framework/preemption pickOneNodeForPreemption
-func leastLost(candidates []candidate) candidate {
+func leastLost(candidates []candidate) (rooms []framework.Room) {
 	now := time.Now()
-	losses := make([][5]int64, len(candidates))
-	best := 0
-	for i, c := range candidates {
-		losses[i] = c.loss(now)
-		if slices.Compare(losses[i][:], losses[best][:]) < 0 {
-			best = i
+	var least [5]int64
+	for _, c := range candidates {
+		loss := c.loss(now)
+		order := slices.Compare(loss[:], least[:])
+		if len(rooms) > 0 && order > 0 {
+			continue
 		}
+		if order != 0 {
+			rooms, least = nil, loss
+		}
+		rooms = append(rooms, framework.Room{Node: c.node.Node.Name, Victims: c.victims})
 	}
-	return candidates[best]
+	return rooms
 }
 
 // loss is what leastLost compares, number by number. Victims are sorted.

@@ -33,6 +33,7 @@ var Rows = []Row{
 	{"VolumeZone", 1, newVolumeZone},
 	{"PodTopologySpread", 2, newSpread},
 	{"InterPodAffinity", 2, newInterPodAffinity},
+	{"DynamicResources", 2, newDynamicResources},
 	{"DefaultPreemption", 1, newPreemption},
 	{"NodeResourcesBalancedAllocation", 1, newBalanced},
 	{"ImageLocality", 1, plain(ImageLocality{})},
@@ -42,7 +43,7 @@ var Rows = []Row{
 // NotBuilt are upstream's plugins which we do not have. Files often disable
 // them, which is no mistake; enabling one is.
 var NotBuilt = map[string]bool{
-	"DynamicResources": true, "GangScheduling": true, "NodeDeclaredFeatures": true,
+	"GangScheduling": true, "NodeDeclaredFeatures": true,
 }
 
 // plain is for plugins without arguments.

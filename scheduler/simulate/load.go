@@ -66,7 +66,11 @@ func (w *World) add(raw []byte) error {
 		}
 		return nil
 	}
-	switch kind.Kind {
+	return w.addKind(kind.Kind, raw)
+}
+
+func (w *World) addKind(kind string, raw []byte) error {
+	switch kind {
 	case "Node":
 		node := &corev1.Node{}
 		if err := json.Unmarshal(raw, node); err != nil {
@@ -94,7 +98,7 @@ func (w *World) add(raw []byte) error {
 		}
 		w.Pods = append(w.Pods, pod)
 	default:
-		return w.addOther(kind.Kind, raw)
+		return w.addOther(kind, raw)
 	}
 	return nil
 }

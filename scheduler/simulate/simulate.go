@@ -21,10 +21,11 @@ func Run(out io.Writer, profiles []*framework.Profile, world *World) error {
 	var waiting []*framework.QueuedPod
 	for _, pod := range world.Pods {
 		switch {
-		case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		case finished(pod):
 		case pod.Spec.NodeName != "":
 			cache.AddPod(pod)
 		default:
+			cache.Waits(nil, pod)
 			waiting = append(waiting, &framework.QueuedPod{PodInfo: framework.NewPodInfo(pod)})
 		}
 	}

@@ -3,6 +3,7 @@ package simulate
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -52,6 +53,9 @@ type owner struct {
 
 // addOther takes in what nobody places but plugins ask for.
 func (w *World) addOther(kind string, raw []byte) error {
+	if kind == "PriorityClass" {
+		return nil // pods carry their priority themselves
+	}
 	made := others[kind]
 	if made == nil {
 		return fmt.Errorf("only nodes, pods and what plugins ask for can be simulated, not %q", kind)
@@ -76,7 +80,18 @@ func (w *World) Add(object runtime.Object) error {
 	if err != nil {
 		return err
 	}
-	return w.add(raw)
+	// Objects made in Go do not name their kind.
+	return w.addKind(reflect.TypeOf(object).Elem().Name(), raw)
+}
+
+// AddAll takes in several.
+func (w *World) AddAll(objects []runtime.Object) error {
+	for _, object := range objects {
+		if err := w.Add(object); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // find is an object of a kind; nil if there is none.

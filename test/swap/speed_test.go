@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,25 +25,100 @@ import (
 	"tinykube/internal/testenv"
 )
 
-var speedNodes = flag.Int("nodes", 1000, "nodes of BenchmarkSchedulers")
+// full gives the counts of upstream's scheduler_perf to its workloads, which
+// take the real scheduler hours on a small machine.
+var full = flag.Bool("full", false, "scheduler_perf's own counts in BenchmarkSchedulers")
 
-// BenchmarkSchedulers gives the same pods to the real scheduler and to ours,
-// each as a process of its own, on the same API server: what counts is the
-// ratio. The pods exist before the clock starts. Run it with a fixed count:
+// workload is what both schedulers are given, one after the other.
+type workload struct {
+	name  string
+	nodes int
+	// pods are measured; before are there already, bound.
+	pods, before int
+	// running: pods are created while the scheduler runs. Otherwise they are
+	// there when it starts.
+	running bool
+	make    func(i int, pod *corev1.Pod)
+}
+
+// workloads are ours, and those of scheduler_perf by name. The nodes must not
+// become fewer.
 //
-//	KUBE_SCHEDULER=path go test -C test ./swap -run - -bench Schedulers -benchtime 5000x
+// Upstream: kubernetes test/integration/scheduler_perf
+func workloads() []workload {
+	list := []workload{
+		{name: "5,000 pods that wait already", nodes: 1000, pods: 5000},
+		{name: "2,000 pods while they are created", nodes: 1000, pods: 2000, running: true},
+		{name: "SchedulingNodeAffinity", nodes: 1000, pods: 1000, make: zoned},
+		{name: "TopologySpreading", nodes: 1000, pods: 1000, before: 500, make: spread},
+		{name: "SchedulingPodAntiAffinity", nodes: 1000, pods: 500, before: 200, make: apart},
+		{name: "SchedulingPodAffinity", nodes: 1000, pods: 500, before: 500, make: together},
+		{name: "5,000 pods that wait already", nodes: 5000, pods: 5000},
+	}
+	if *full {
+		counts := map[string][2]int{"SchedulingNodeAffinity": {5000, 10000}, "TopologySpreading": {5000, 5000},
+			"SchedulingPodAntiAffinity": {1000, 2000}, "SchedulingPodAffinity": {5000, 5000}}
+		for i := range list {
+			if c, ok := counts[list[i].name]; ok {
+				list[i].nodes, list[i].before, list[i].pods = 5000, c[0], c[1]
+			}
+		}
+		slices.SortStableFunc(list, func(a, b workload) int { return a.nodes - b.nodes })
+	}
+	return list
+}
+
+func zoned(_ int, pod *corev1.Pod) {
+	pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+			{Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: []string{"zone1", "zone2"}}}}}}}}
+}
+
+func spread(_ int, pod *corev1.Pod) {
+	pod.Labels = map[string]string{"color": "blue"}
+	pod.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 5, TopologyKey: corev1.LabelTopologyZone,
+		WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels}}}
+}
+
+func apart(_ int, pod *corev1.Pod) {
+	pod.Labels = map[string]string{"color": "green"}
+	pod.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
+		{TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels}}}}}
+}
+
+func together(_ int, pod *corev1.Pod) {
+	pod.Labels = map[string]string{"color": "red"}
+	pod.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
+		{TopologyKey: corev1.LabelTopologyZone, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels}}}}}
+}
+
+// result is what one scheduler made of a workload.
+type result struct {
+	rate      float64       // pods bound per second
+	cpu       time.Duration // of the scheduler, per pod
+	p99       time.Duration // from create to bind
+	mebibytes float64       // peak
+}
+
+// BenchmarkSchedulers gives the same pods to ours and to the real scheduler,
+// if KUBE_SCHEDULER names one, each as a process of its own, in turns on the
+// same API server: what counts is the ratio.
+//
+//	KUBE_SCHEDULER=path go test -C test ./swap -run - -bench Schedulers -benchtime 1x
 func BenchmarkSchedulers(b *testing.B) {
 	ours := filepath.Join(b.TempDir(), "kube-scheduler")
 	if out, err := exec.Command("go", "build", "-C", "../..", "-o", ours, "./cmd/kube-scheduler").CombinedOutput(); err != nil {
 		b.Fatalf("%v\n%s", err, out)
 	}
-	real := program(b, "KUBE_SCHEDULER")
+	contestants := []string{ours}
+	if os.Getenv("KUBE_SCHEDULER") != "" {
+		contestants = append(contestants, program(b, "KUBE_SCHEDULER"))
+	}
 	config := b.TempDir() + "/config.yaml"
 	server := testenv.Start(b)
-	path := kubeconfig(b, server)
 	// Without limits on its requests, which would be all we measure.
 	write(b, config, "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"+
-		"leaderElection: {leaderElect: false}\nclientConnection: {qps: 10000, burst: 10000, kubeconfig: "+path+"}\n")
+		"leaderElection: {leaderElect: false}\nclientConnection: {qps: 10000, burst: 10000, kubeconfig: "+kubeconfig(b, server)+"}\n")
 	api, err := client.New(server)
 	if err != nil {
 		b.Fatal(err)
@@ -51,25 +127,72 @@ func BenchmarkSchedulers(b *testing.B) {
 	if _, err := client.For(api, client.ServiceAccounts).Create(b.Context(), account); err != nil {
 		b.Fatal(err)
 	}
-	each(b, *speedNodes, func(i int) error { return plainNode(api, fmt.Sprintf("n%05d", i)) })
-	for _, one := range []struct{ name, path string }{{"real", real}, {"ours", ours}} {
-		b.Run(one.name, func(b *testing.B) { race(b, api, one.name, one.path, config) })
+	fmt.Printf("\n%-36s %6s  %-28s %-28s  %s\n", "", "", "ours", "upstream", "ours ÷ upstream")
+	fmt.Printf("%-36s %6s  %-28s %-28s  %s\n", "workload", "nodes", "pods/s  ms CPU  p99 s   MiB", "pods/s  ms CPU  p99 s   MiB", "pods/s  CPU   MiB")
+	nodes := 0
+	for n, w := range workloads() {
+		each(b, w.nodes-nodes, func(i int) error { return plainNode(api, nodes+i) })
+		nodes = w.nodes
+		var results []result
+		for i, path := range contestants {
+			results = append(results, race(b, api, w, fmt.Sprintf("w%d-%d-", n, i), path, config))
+		}
+		fmt.Println(w.line(results))
 	}
+	b.ReportMetric(0, "ns/op") // the table says it all
 }
 
-// race measures one scheduler over b.N pods.
-func race(b *testing.B, api *client.Client, name, path, config string) {
+func (w workload) line(results []result) string {
+	text := fmt.Sprintf("%-36s %6d ", w.name, w.nodes)
+	for _, r := range results {
+		text += fmt.Sprintf(" %6.0f %7.2f %6.2f %5.0f  ", r.rate, r.cpu.Seconds()*1000, r.p99.Seconds(), r.mebibytes)
+	}
+	if len(results) == 2 {
+		ours, real := results[0], results[1]
+		text += fmt.Sprintf("  %6.2f %5.2f %5.2f", ours.rate/real.rate, ours.cpu.Seconds()/real.cpu.Seconds(), ours.mebibytes/real.mebibytes)
+	}
+	return text
+}
+
+// race measures one scheduler. What it counts as CPU is all the process used,
+// its start included.
+func race(b *testing.B, api *client.Client, w workload, prefix, path, config string) (r result) {
 	pods := client.For(api, client.Pods)
-	prefix := fmt.Sprintf("%s-%d-", name, b.N)
-	each(b, b.N, func(i int) error {
-		_, err := pods.Create(context.Background(), plainPod(prefix+strconv.Itoa(i)))
+	var mu sync.Mutex // guards created
+	created := map[string]time.Time{}
+	add := func(i int) error {
+		pod := plainPod(prefix + strconv.Itoa(i))
+		if w.make != nil {
+			w.make(i, pod)
+		}
+		if i >= w.pods { // there before
+			pod.Spec.NodeName = nodeName(i % w.nodes)
+		}
+		mu.Lock()
+		created[pod.Name] = time.Now()
+		mu.Unlock()
+		_, err := pods.Create(context.Background(), pod)
 		return err
-	})
-	var bound atomic.Int64
+	}
+	each(b, w.before, func(i int) error { return add(w.pods + i) })
+	if !w.running {
+		each(b, w.pods, add)
+	}
+	var waits []time.Duration
 	done := make(chan struct{})
+	begin := time.Now()
 	informer := client.NewInformer(pods, client.InformerOptions[*corev1.Pod]{Logger: slog.New(slog.DiscardHandler)})
 	informer.OnChange(func(old, new *corev1.Pod) {
-		if new != nil && new.Spec.NodeName != "" && (old == nil || old.Spec.NodeName == "") && bound.Add(1) == int64(b.N) {
+		if old == nil || new == nil || old.Spec.NodeName != "" || new.Spec.NodeName == "" || !strings.HasPrefix(new.Name, prefix) {
+			return
+		}
+		mu.Lock()
+		since := created[new.Name]
+		if since.Before(begin) {
+			since = begin // it waited for a scheduler to start
+		}
+		mu.Unlock()
+		if waits = append(waits, time.Since(since)); len(waits) == w.pods {
 			close(done)
 		}
 	})
@@ -80,42 +203,34 @@ func race(b *testing.B, api *client.Client, name, path, config string) {
 
 	cmd := exec.Command(path, "--config="+config, "--secure-port=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	b.ResetTimer()
+	mu.Lock()
+	begin = time.Now()
+	mu.Unlock()
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
+	if w.running {
+		each(b, w.pods, add)
+	}
 	select {
 	case <-done:
+		r.rate = float64(w.pods) / time.Since(begin).Seconds()
+		slices.Sort(waits)
+		r.p99 = waits[len(waits)*99/100]
 	case <-time.After(10 * time.Minute):
-		b.Errorf("only %d of %d pods bound", bound.Load(), b.N)
+		b.Errorf("%s: not all pods were bound", w.name)
 	}
-	b.StopTimer()
-	peak := peakMemory(b, cmd.Process.Pid)
+	r.mebibytes = peakMemory(b, cmd.Process.Pid)
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	_ = cmd.Wait()
 	cancel()
 	watching.Wait()
-
-	cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
-	b.ReportMetric(float64(cpu.Microseconds())/float64(b.N), "µs-cpu/pod")
-	b.ReportMetric(peak, "MiB-peak")
-	events, err := client.For(api, client.Events).List(context.Background(), "default", metav1.ListOptions{FieldSelector: "reason=Scheduled"})
-	if err != nil {
+	r.cpu = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()) / time.Duration(w.pods)
+	// The next one finds the nodes as empty as this one did.
+	if err := pods.DeleteCollection(context.Background(), "default", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}, metav1.ListOptions{}); err != nil {
 		b.Fatal(err)
 	}
-	told := 0
-	for _, e := range events.Items {
-		if strings.HasPrefix(e.InvolvedObject.Name, prefix) {
-			told++
-		}
-	}
-	// How many of the pods have their event by the time the last one is bound.
-	b.ReportMetric(float64(told)/float64(b.N), "events/pod")
-	// The next one finds the nodes as empty as this one did.
-	each(b, b.N, func(i int) error {
-		return pods.Delete(context.Background(), "default", prefix+strconv.Itoa(i), metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
-	})
+	return r
 }
 
 // peakMemory reads VmHWM. The usage that wait returns would not do: it begins
@@ -152,9 +267,12 @@ func each(b *testing.B, n int, do func(i int) error) {
 	workers.Wait()
 }
 
-func plainNode(api *client.Client, name string) error {
+func nodeName(i int) string { return fmt.Sprintf("n%05d", i) }
+
+func plainNode(api *client.Client, i int) error {
 	nodes := client.For(api, client.Nodes)
-	node, err := nodes.Create(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	node, err := nodes.Create(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i), Labels: map[string]string{
+		corev1.LabelHostname: nodeName(i), corev1.LabelTopologyZone: fmt.Sprint("zone", 1+i%3)}}})
 	if err != nil {
 		return err
 	}
