@@ -32,7 +32,7 @@ func (w *world) measure(s *server, clients, count int, op func(client, i int) er
 		}
 	}
 	cpu, start := s.cpu(), time.Now()
-	until := start.Add(w.duration)
+	until := start.Add(w.slice)
 	for c := range clients {
 		group.Go(func() {
 			for {
@@ -288,7 +288,7 @@ func (w *world) watchAll(s *server, watchers int, target string, send func() err
 	reach(watchers) // the present state
 	events := 0
 	cpu, start := s.cpu(), time.Now()
-	for ; time.Since(start) < w.duration; events++ {
+	for ; time.Since(start) < w.slice; events++ {
 		if err := send(); err != nil {
 			w.Fatal(err)
 		}

@@ -66,7 +66,7 @@ func (s *server) http() *http.Client {
 type world struct {
 	testing.TB
 	dir                        string
-	duration                   time.Duration
+	duration, slice            time.Duration // of a figure, and of one turn
 	ours, bare, etcd, upstream *server
 }
 
@@ -86,7 +86,7 @@ func setUp(b *testing.B) *world {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{TB: b, dir: dir, duration: 1500 * time.Millisecond}
+	w := &world{TB: b, dir: dir, duration: 2 * time.Second}
 	if text := os.Getenv("BENCH_TIME"); text != "" {
 		if w.duration, err = time.ParseDuration(text); err != nil {
 			b.Fatal(err)
