@@ -21,6 +21,7 @@ import (
 	"tinykube/apiserver/storage"
 	"tinykube/apiserver/storage/embedded"
 	"tinykube/internal/flags"
+	"tinykube/internal/heapfloor"
 )
 
 // options are the values of the flags.
@@ -133,12 +134,17 @@ func (o *options) addIdentityFlags(fs *pflag.FlagSet) {
 		[]string{"Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"}, "which of a node's addresses to use")
 }
 
+// leastHeap is what the server of a small cluster may use before it is
+// collected; that of a large one keeps more than this anyway.
+const leastHeap = 32 << 20
+
 // run is the whole program.
 func (o *options) run(ctx context.Context) error {
 	log := o.logging.Logger("kube-apiserver")
 	if err := o.check(log); err != nil {
 		return err
 	}
+	heapfloor.Set(leastHeap)
 	group, ctx := errgroup.WithContext(ctx)
 	if len(o.cfg.Storage.Endpoints) == 0 {
 		etcd, err := embedded.Start(ctx, embedded.Config{Dir: filepath.Join(o.etcdDataDir, "etcd")})
