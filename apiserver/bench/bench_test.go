@@ -15,7 +15,8 @@
 //
 //	BENCH_TIME=5s       how long one figure is taken
 //	BENCH_ONLY=regexp   only these rows
-//	BENCH_PROFILE=dir   CPU profiles of all but upstream, one per row and process
+//	BENCH_PROFILE=dir   CPU profiles of all but upstream, one per row and process;
+//	                    README.md reads two of them
 package bench
 
 import (

@@ -86,6 +86,11 @@ func setUp(b *testing.B) *world {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { os.RemoveAll(dir) })
+	if folder := os.Getenv("BENCH_PROFILE"); folder != "" {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			b.Fatal(err)
+		}
+	}
 	w := &world{TB: b, dir: dir, duration: 2 * time.Second}
 	if text := os.Getenv("BENCH_TIME"); text != "" {
 		if w.duration, err = time.ParseDuration(text); err != nil {
