@@ -42,7 +42,7 @@ var taints = suite{
 			Hint: "Ready is Unknown: another key. What is deserved no more goes in the same write",
 		},
 		{
-			Name: "what presses on a node keeps pods away, and drives none off", Points: 2, run: pressed,
+			Name: "what presses on a node keeps pods away, and drives none off", Points: 2, Needs: []string{tainted}, run: pressed,
 			Hint: "only Ready asks for NoExecute; a condition that is False or Unknown asks for nothing here",
 		},
 		{
@@ -211,7 +211,11 @@ func pressed(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer p.leave(ctx)
-	if err := p.in(ctx, "MemoryPressure=True PIDPressure=True", "memory-pressure:NoSchedule", "pid-pressure:NoSchedule"); err != nil {
+	// Not ready as well, so that NoExecute may be put there.
+	if err := p.in(ctx, "Ready=False MemoryPressure=True", "not-ready:NoSchedule", "not-ready:NoExecute", "memory-pressure:NoSchedule"); err != nil {
+		return err
+	}
+	if err := p.in(ctx, "Ready=True PIDPressure=True", "memory-pressure:NoSchedule", "pid-pressure:NoSchedule"); err != nil {
 		return err
 	}
 	if err := p.in(ctx, "MemoryPressure=False NetworkUnavailable=True", "pid-pressure:NoSchedule", "network-unavailable:NoSchedule"); err != nil {
