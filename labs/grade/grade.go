@@ -38,7 +38,7 @@ type suite struct {
 	checks   []Check
 }
 
-var suites = map[string]suite{"01": store, "03": patch, "04": replay, "05": queue, "06": rights, "08": replicas, "09": taints}
+var suites = map[string]suite{"01": store, "03": patch, "04": replay, "05": queue, "06": rights, "07": scores, "08": replicas, "09": taints}
 
 // Checks lists the checks of a lab; none if it has no exercise.
 func Checks(number string) []Check { return suites[number].checks }

@@ -30,6 +30,9 @@ type formula func([]share) int64
 //	Σ weight · (allocatable − requested)·100/allocatable  /  Σ weight
 //
 // Upstream: kubernetes pkg/scheduler/framework/plugins/noderesources leastResourceScorer
+//
+// LAB 07 least: for each share, what would be left, in percent of what there
+// is; weighted makes one number of them.
 func leastAllocated(shares []share) int64 {
 	return weighted(shares, func(s share) int64 {
 		if s.requested > s.allocatable {
@@ -44,6 +47,8 @@ func leastAllocated(shares []share) int64 {
 //	Σ weight · requested·100/allocatable  /  Σ weight
 //
 // Upstream: kubernetes pkg/scheduler/framework/plugins/noderesources mostResourceScorer
+//
+// LAB 07 most: the same, of what would be taken.
 func mostAllocated(shares []share) int64 {
 	return weighted(shares, func(s share) int64 { return percent(s.requested, s.allocatable) })
 }

@@ -12,8 +12,9 @@ import (
 	"tinykube/scheduler/framework"
 )
 
-// Run decides every pod of the world that has no node yet and prints how.
-func Run(out io.Writer, profiles []*framework.Profile, world *World) error {
+// Run decides every pod of the world that has no node yet and prints how, or if
+// asked for bars only what came of it.
+func Run(out io.Writer, profiles []*framework.Profile, world *World, bars bool) error {
 	cache := scheduler.NewCache()
 	for _, node := range world.Nodes {
 		cache.SetNode(node)
@@ -49,13 +50,19 @@ func Run(out io.Writer, profiles []*framework.Profile, world *World) error {
 		if err != nil {
 			return err
 		}
-		printExplanation(out, e)
+		if !bars {
+			printExplanation(out, e)
+		}
 		choice := "(pending)"
 		if len(e.Best) > 0 {
 			choice = e.Best[0]
 			cache.Assume(pod.PodInfo, choice)
 		}
 		summary = append(summary, []string{client.Key(pod), choice})
+	}
+	if bars {
+		printBars(out, cache.Snapshot())
+		return nil
 	}
 	fmt.Fprintln(out, "Result")
 	printTable(out, "  ", []string{"POD", "NODE"}, summary)
