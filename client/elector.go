@@ -83,9 +83,15 @@ func (e *Elector) Run(ctx context.Context, lead func(context.Context) error) err
 			return err
 		case <-time.After(e.config.RetryPeriod):
 		}
-		if e.try(ctx, log) {
-			renewed = time.Now()
-		} else if ctx.Err() == nil && time.Since(renewed) > e.config.RenewDeadline {
+		// No attempt may last beyond the deadline: others count from our last
+		// renewal, whatever we are waiting for.
+		began := time.Now()
+		attempt, cancel := context.WithDeadline(ctx, renewed.Add(e.config.RenewDeadline))
+		ok := e.try(attempt, log)
+		cancel()
+		if ok {
+			renewed = began
+		} else if ctx.Err() == nil && time.Since(renewed) >= e.config.RenewDeadline {
 			stop()
 			<-result
 			return ErrLeadershipLost
