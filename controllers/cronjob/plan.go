@@ -139,7 +139,8 @@ func (s snapshot) latestDue(schedule *cron.Schedule) (due time.Time, missed int)
 
 // keepActive drops Jobs that ended or are gone from status.active, and adds
 // those that we started just before we died. Others that we own, such as those
-// of kubectl create job --from, are not of the schedule and stand in no one's way.
+// of kubectl create job --from, are not of the schedule and stand in no one's
+// way; that they are there is said.
 func (s snapshot) keepActive(p *plan) {
 	p.status.Active = nil
 	for _, ref := range s.cronJob.Status.Active {
@@ -155,8 +156,12 @@ func (s snapshot) keepActive(p *plan) {
 		p.status.Active = append(p.status.Active, ref)
 	}
 	for _, job := range s.jobs {
-		if job.Annotations[batchv1.CronJobScheduledTimestampAnnotation] != "" && ended(job) == "" && job.DeletionTimestamp == nil && !isActive(p.status.Active, job) {
+		switch {
+		case ended(job) != "" || job.DeletionTimestamp != nil || isActive(p.status.Active, job):
+		case job.Annotations[batchv1.CronJobScheduledTimestampAnnotation] != "":
 			p.status.Active = append(p.status.Active, reference(job))
+		default:
+			p.say(corev1.EventTypeWarning, "UnexpectedJob", "Saw a job that the controller did not create or forgot: %s", job.Name)
 		}
 		at := job.Status.CompletionTime
 		if last := p.status.LastSuccessfulTime; ended(job) == batchv1.JobComplete && at != nil && (last == nil || last.Before(at)) {

@@ -163,7 +163,7 @@ func (c *controller) apply(ctx context.Context, s snapshot, p plan) error {
 	createErr := harness.SlowStart(len(p.create), func(i int) error { return c.createPod(ctx, s, p.create[i]) })
 	repairErr := harness.Parallel(len(p.repair), func(i int) error {
 		_, err := c.pods.Update(ctx, p.repair[i])
-		c.tell(ctx, s.set, "update", p.repair[i], err)
+		c.tell(ctx, s.set, "Update", p.repair[i], err)
 		return err
 	})
 	deleteErr := harness.Parallel(len(p.delete), func(i int) error { return c.deletePod(ctx, s.set, p.delete[i]) })
@@ -175,7 +175,7 @@ func (c *controller) createPod(ctx context.Context, s snapshot, pod *corev1.Pod)
 	if err == nil {
 		_, err = c.pods.Create(ctx, pod)
 	}
-	c.tell(ctx, s.set, "create", pod, err)
+	c.tell(ctx, s.set, "Create", pod, err)
 	if err != nil {
 		return fmt.Errorf("create pod %s: %w", pod.Name, err)
 	}
@@ -195,10 +195,10 @@ func (c *controller) provideClaims(ctx context.Context, s snapshot, pod *corev1.
 		switch {
 		case apierrors.IsAlreadyExists(err):
 		case err != nil:
-			c.Events.Event(s.set, corev1.EventTypeWarning, "FailedCreate", "create Claim %s for Pod %s in StatefulSet %s failed error: %s", claim.Name, pod.Name, s.set.Name, err)
+			c.Events.Event(s.set, corev1.EventTypeWarning, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %s", claim.Name, pod.Name, s.set.Name, err)
 			return fmt.Errorf("create claim %s: %w", claim.Name, err)
 		default:
-			c.Events.Event(s.set, corev1.EventTypeNormal, "SuccessfulCreate", "create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod.Name, s.set.Name)
+			c.Events.Event(s.set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod.Name, s.set.Name)
 		}
 	}
 	return nil
@@ -212,7 +212,7 @@ func (c *controller) deletePod(ctx context.Context, set *appsv1.StatefulSet, pod
 		c.Events.Event(set, corev1.EventTypeNormal, "RecreatingTerminatedPod", "StatefulSet %s is recreating terminated Pod %s", client.Key(set), pod.Name)
 	}
 	err := c.pods.Delete(ctx, pod, metav1.DeleteOptions{})
-	c.tell(ctx, set, "delete", pod, err)
+	c.tell(ctx, set, "Delete", pod, err)
 	if err != nil {
 		return fmt.Errorf("delete pod %s: %w", pod.Name, err)
 	}
@@ -221,11 +221,10 @@ func (c *controller) deletePod(ctx context.Context, set *appsv1.StatefulSet, pod
 
 // tell reports what was done to a pod.
 func (c *controller) tell(ctx context.Context, set *appsv1.StatefulSet, verb string, pod *corev1.Pod, err error) {
-	reasons := map[string]string{"create": "Create", "update": "Update", "delete": "Delete"}
 	switch {
 	case err == nil:
-		c.Events.Event(set, corev1.EventTypeNormal, "Successful"+reasons[verb], "%s Pod %s in StatefulSet %s successful", verb, pod.Name, set.Name)
+		c.Events.Event(set, corev1.EventTypeNormal, "Successful"+verb, "%s Pod %s in StatefulSet %s successful", verb, pod.Name, set.Name)
 	case ctx.Err() == nil && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		c.Events.Event(set, corev1.EventTypeWarning, "Failed"+reasons[verb], "%s Pod %s in StatefulSet %s failed error: %s", verb, pod.Name, set.Name, err)
+		c.Events.Event(set, corev1.EventTypeWarning, "Failed"+verb, "%s Pod %s in StatefulSet %s failed error: %s", verb, pod.Name, set.Name, err)
 	}
 }

@@ -19,7 +19,7 @@ func Path(t testing.TB, name string) string {
 	t.Helper()
 	root := os.Getenv(Env)
 	if root == "" {
-		root = filepath.Join(checkout(t), "..", "shared")
+		root = filepath.Join(Checkout(t), "..", "shared")
 	}
 	path := filepath.Join(root, filepath.FromSlash(name))
 	if _, err := os.Stat(path); err != nil {
@@ -28,9 +28,9 @@ func Path(t testing.TB, name string) string {
 	return path
 }
 
-// checkout walks up to the outermost folder with a go.mod: tests have modules of
+// Checkout walks up to the outermost folder with a go.mod: tests have modules of
 // their own inside ours.
-func checkout(t testing.TB) string {
+func Checkout(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
 	if err != nil {

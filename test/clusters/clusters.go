@@ -25,6 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tinykube/client"
+	"tinykube/internal/reference"
 	"tinykube/internal/testenv"
 )
 
@@ -66,11 +67,8 @@ func Program(t testing.TB, env string) string {
 // Built is the path of what make has put into bin.
 func Built(t testing.TB, name string) string {
 	t.Helper()
-	path, err := filepath.Abs("../../bin/" + name)
-	if err == nil {
-		_, err = os.Stat(path)
-	}
-	if err != nil {
+	path := filepath.Join(reference.Checkout(t), "bin", name)
+	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("bin/%s is missing: run make (%v)", name, err)
 	}
 	return path
@@ -171,8 +169,9 @@ func memory(pid int, field string) float64 {
 }
 
 // Scheduler starts ours.
-func (c *Cluster) Scheduler() *Process {
-	return c.Start(Built(c.T, "tinykube"), "kube-scheduler", "--kubeconfig="+c.Env.Kubeconfig, "--leader-elect=false", "--secure-port=0")
+func (c *Cluster) Scheduler(more ...string) *Process {
+	args := append([]string{"kube-scheduler", "--kubeconfig=" + c.Env.Kubeconfig, "--secure-port=0"}, more...)
+	return c.Start(Built(c.T, "tinykube"), args...)
 }
 
 // ControllerManager starts the program at a path with one command line, which
@@ -295,6 +294,10 @@ func (c *Cluster) bind(ctx context.Context, claim *corev1.PersistentVolumeClaim)
 	claims := client.For(c.Client, client.PersistentVolumeClaims)
 	if claim.Spec.VolumeName == "" {
 		claim.Spec.VolumeName = name
+		if claim.Annotations == nil {
+			claim.Annotations = map[string]string{}
+		}
+		claim.Annotations["pv.kubernetes.io/bind-completed"] = "yes" // what schedulers look for
 		var err error
 		if claim, err = claims.Update(ctx, claim); err != nil {
 			return err

@@ -3,7 +3,9 @@
 // our own plugins pod by pod; a real kubectl through its verbs; a real
 // kube-apiserver over what ours stored, and ours over what that one stored.
 //
-// The programs are given by path, in $KUBE_SCHEDULER, $KUBECTL and
-// $KUBE_APISERVER, by `make smoke-swap`, which runs the tests of those that are
+// The folder controllers does the same to the controller manager.
+//
+// The programs are given by path, in $KUBE_SCHEDULER, $KUBE_CONTROLLER_MANAGER,
+// $KUBECTL and $KUBE_APISERVER, by `make smoke-swap`, which runs the tests of those that are
 // given; a test whose program is not given fails and says what is missing.
 package swap
