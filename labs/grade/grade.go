@@ -6,6 +6,10 @@
 //	                       │
 //	                     door ──── etcd            the door can be held, or slammed
 //
+//	DIR ──go build──▶ kube-controller-manager ──wire──▶ our API server ◀── checks
+//
+// The wire keeps back answers, or what watches say.
+//
 // A check is worth points only if it fails on a tree with nothing written, and
 // it should fail on at least one plausible mistake: the tests hold it to both.
 // A check that stands on another one is not tried without it, so that one
@@ -101,7 +105,7 @@ func (r *Result) Full() bool { return r.Score == r.Points }
 
 // checkTimeout is for a program that does not answer; every check takes
 // seconds at most.
-const checkTimeout = 20 * time.Second
+const checkTimeout = 40 * time.Second
 
 // Grade builds what is in dir and runs a lab's checks against it, telling
 // observe of each. A tree that does not compile is an error, not a score.

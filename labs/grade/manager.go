@@ -123,7 +123,7 @@ func (b *bench) scrape(ctx context.Context) (total int, err error) {
 }
 
 // managerPatience is for what a controller should do at once.
-const managerPatience = 8 * time.Second
+const managerPatience = 15 * time.Second
 
 // until waits for the reader's manager to have made something so.
 func (b *bench) until(ctx context.Context, wrong func() error) error {
@@ -144,6 +144,17 @@ type play struct {
 func (b *bench) play(ctx context.Context, name string) (*play, error) {
 	_, err := client.For(b.straight, client.Namespaces).Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	return &play{b, name, client.For(b.straight, client.ReplicaSets), client.For(b.straight, client.Pods)}, err
+}
+
+// played is a check that has a play for itself.
+func played(name string, check func(context.Context, *play) error) func(context.Context, *bench) error {
+	return func(ctx context.Context, b *bench) error {
+		p, err := b.play(ctx, name)
+		if err != nil {
+			return err
+		}
+		return check(ctx, p)
+	}
 }
 
 func (p *play) labels() map[string]string { return map[string]string{"app": p.name} }

@@ -20,7 +20,7 @@ var queue = suite{
 	open:     withManager("--controllers=replicaset,replicationcontroller"),
 	checks: []Check{
 		{
-			Name: handedOut, Points: 1, run: worked,
+			Name: handedOut, Points: 1, run: played("worked", worked),
 			Hint: "Add puts a key into order and wakes somebody; Get takes the first one",
 		},
 		{
@@ -32,11 +32,11 @@ var queue = suite{
 			Hint: "who adds a key that is processing makes it dirty, and leaves it to Done to put it into order",
 		},
 		{
-			Name: "a key that is added while it is worked on is worked on once more", Points: 3, Needs: []string{handedOut}, run: onceMore,
+			Name: "a key that is added while it is worked on is worked on once more", Points: 3, Needs: []string{handedOut}, run: played("more", onceMore),
 			Hint: "Done looks whether the key became dirty meanwhile",
 		},
 		{
-			Name: "a key that is added a hundred times while it waits is worked on once", Points: 2, Needs: []string{handedOut}, run: deduped,
+			Name: "a key that is added a hundred times while it waits is worked on once", Points: 2, Needs: []string{handedOut}, run: played("waits", deduped),
 			Hint: "a dirty key is in order already, or will be",
 		},
 		{
@@ -70,15 +70,11 @@ func (b *bench) held(ctx context.Context, name string) (*play, error) {
 	return p, b.awaits(ctx, p.made(), 1)
 }
 
-func worked(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "worked")
-	if err != nil {
-		return err
-	}
+func worked(ctx context.Context, p *play) error {
 	if err := p.wants(ctx, 2); err != nil {
 		return err
 	}
-	return b.awaits(ctx, p.made(), 2)
+	return p.awaits(ctx, p.made(), 2)
 }
 
 func others(ctx context.Context, b *bench) error {
@@ -125,11 +121,7 @@ func twoHands(ctx context.Context, b *bench) error {
 
 // onceMore lets something happen while the key is worked on, and then has
 // watches be silent, so that nobody adds the key again.
-func onceMore(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "more")
-	if err != nil {
-		return err
-	}
+func onceMore(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 2, 2, 0); err != nil {
 		return err
 	}
@@ -137,24 +129,24 @@ func onceMore(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	b.wire.hold(p.made())
-	defer b.wire.release(p.made())
+	p.wire.hold(p.made())
+	defer p.wire.release(p.made())
 	if err := p.wants(ctx, 3); err != nil {
 		return err
 	}
-	if err := b.awaits(ctx, p.made(), 3); err != nil {
+	if err := p.awaits(ctx, p.made(), 3); err != nil {
 		return err
 	}
 	if err := p.pods.Delete(ctx, p.name, pods[0].Name, metav1.DeleteOptions{}); err != nil {
 		return err
 	}
-	if err := b.heard(ctx); err != nil {
+	if err := p.heard(ctx); err != nil {
 		return err
 	}
-	b.wire.freeze()
-	defer b.wire.thaw()
-	b.wire.release(p.made())
-	if err := b.awaits(ctx, p.made(), 4); err != nil {
+	p.wire.freeze()
+	defer p.wire.thaw()
+	p.wire.release(p.made())
+	if err := p.awaits(ctx, p.made(), 4); err != nil {
 		return fmt.Errorf("a pod was deleted while a worker had the key, and nobody has looked again: %w", err)
 	}
 	return nil
@@ -162,11 +154,7 @@ func onceMore(ctx context.Context, b *bench) error {
 
 // deduped takes all workers away, changes what waits a hundred times, and
 // counts how often it is then looked at.
-func deduped(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "waits")
-	if err != nil {
-		return err
-	}
+func deduped(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 1, 1, 0); err != nil {
 		return err
 	}
@@ -174,7 +162,7 @@ func deduped(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	release, err := b.busy(ctx, "busy")
+	release, err := p.busy(ctx, "busy")
 	if err != nil {
 		return err
 	}
@@ -184,10 +172,10 @@ func deduped(ctx context.Context, b *bench) error {
 			return err
 		}
 	}
-	if err := b.heard(ctx); err != nil {
+	if err := p.heard(ctx); err != nil {
 		return err
 	}
-	before, err := b.scrape(ctx)
+	before, err := p.scrape(ctx)
 	if err != nil {
 		return err
 	}
@@ -195,7 +183,7 @@ func deduped(ctx context.Context, b *bench) error {
 	if err := p.looked(ctx, 1); err != nil { // whatever was added before has been handed out before
 		return err
 	}
-	after, err := b.scrape(ctx)
+	after, err := p.scrape(ctx)
 	if err != nil {
 		return err
 	}

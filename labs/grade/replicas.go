@@ -17,35 +17,35 @@ var replicas = suite{
 	open:     withManager("--controllers=replicaset,replicationcontroller"),
 	checks: []Check{
 		{
-			Name: filled, Points: 2, run: fill,
+			Name: filled, Points: 2, run: played("fill", fill),
 			Hint: "compare how many pods there are with how many are wanted; the difference decides",
 		},
 		{
-			Name: "what is there counts: of three, one gone is one made", Points: 1, Needs: []string{filled}, run: refill,
+			Name: "what is there counts: of three, one gone is one made", Points: 1, Needs: []string{filled}, run: played("refill", refill),
 			Hint: "create says how many are missing, not how many are wanted",
 		},
 		{
-			Name: emptied, Points: 1, Needs: []string{filled}, run: shrink,
+			Name: emptied, Points: 1, Needs: []string{filled}, run: played("shrink", shrink),
 			Hint: "more than wanted: delete the difference",
 		},
 		{
-			Name: "first goes what loses the least: unplaced, then pending, then not ready", Points: 2, Needs: []string{emptied}, run: leastLost,
+			Name: "first goes what loses the least: unplaced, then pending, then not ready", Points: 2, Needs: []string{emptied}, run: played("least", leastLost),
 			Hint: "rank puts those first that should go first",
 		},
 		{
-			Name: "of two that do the same work on one node one goes before a third that is alone", Points: 2, Needs: []string{emptied}, run: spread,
+			Name: "of two that do the same work on one node one goes before a third that is alone", Points: 2, Needs: []string{emptied}, run: played("spread", spread),
 			Hint: "rank wants to know perNode",
 		},
 		{
-			Name: "what has ended, or is on its way out, is as good as gone", Points: 2, Needs: []string{filled}, run: ended,
+			Name: "what has ended, or is on its way out, is as good as gone", Points: 2, Needs: []string{filled}, run: played("ended", ended),
 			Hint: "count the active pods only: harness.IsActive",
 		},
 		{
-			Name: "a ReplicaSet that is being deleted makes nothing more", Points: 1, Needs: []string{filled}, run: dying,
+			Name: "a ReplicaSet that is being deleted makes nothing more", Points: 1, Needs: []string{filled}, run: played("dying", dying),
 			Hint: "DeletionTimestamp: its pods are somebody else's now",
 		},
 		{
-			Name: "who wants very many gets 500 at once, then the rest", Points: 1, Needs: []string{filled}, run: burst,
+			Name: "who wants very many gets 500 at once, then the rest", Points: 1, Needs: []string{filled}, run: played("burst", burst),
 			Hint: "burst bounds what one plan makes or deletes",
 		},
 	},
@@ -56,19 +56,11 @@ const (
 	emptied = "as many pods are deleted as are too many"
 )
 
-func fill(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "fill")
-	if err != nil {
-		return err
-	}
+func fill(ctx context.Context, p *play) error {
 	return p.scaled(ctx, 3, 3, 0)
 }
 
-func refill(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "refill")
-	if err != nil {
-		return err
-	}
+func refill(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 3, 3, 0); err != nil {
 		return err
 	}
@@ -82,11 +74,7 @@ func refill(ctx context.Context, b *bench) error {
 	return p.scaled(ctx, 3, 4, 0)
 }
 
-func shrink(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "shrink")
-	if err != nil {
-		return err
-	}
+func shrink(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 5, 5, 0); err != nil {
 		return err
 	}
@@ -95,11 +83,7 @@ func shrink(ctx context.Context, b *bench) error {
 
 // leastLost makes four pods that are in four states, and takes them away one
 // by one.
-func leastLost(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "least")
-	if err != nil {
-		return err
-	}
+func leastLost(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 4, 4, 0); err != nil {
 		return err
 	}
@@ -137,11 +121,7 @@ func leastLost(ctx context.Context, b *bench) error {
 }
 
 // spread has eleven ready pods on four nodes, eight of them on one.
-func spread(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "spread")
-	if err != nil {
-		return err
-	}
+func spread(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 11, 11, 0); err != nil {
 		return err
 	}
@@ -173,11 +153,7 @@ func spread(ctx context.Context, b *bench) error {
 
 // ended has one pod that failed and one that takes its time to go: nobody on
 // its node answers, since there is no node.
-func ended(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "ended")
-	if err != nil {
-		return err
-	}
+func ended(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 3, 3, 0); err != nil {
 		return err
 	}
@@ -205,11 +181,7 @@ func ended(ctx context.Context, b *bench) error {
 
 // dying deletes the ReplicaSet in the foreground: it stays, as nobody collects
 // garbage here.
-func dying(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "dying")
-	if err != nil {
-		return err
-	}
+func dying(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 2, 2, 0); err != nil {
 		return err
 	}
@@ -237,11 +209,7 @@ func dying(ctx context.Context, b *bench) error {
 }
 
 // burst watches the status: it is written after each plan that was carried out.
-func burst(ctx context.Context, b *bench) error {
-	p, err := b.play(ctx, "burst")
-	if err != nil {
-		return err
-	}
+func burst(ctx context.Context, p *play) error {
 	if err := p.scaled(ctx, 0, 0, 0); err != nil {
 		return err
 	}

@@ -25,36 +25,36 @@ var taints = suite{
 		if err != nil {
 			return err
 		}
-		_, err = b.patient(ctx, "home", "home", nil)
+		_, err = b.patient(ctx, "home", "home")
 		return err
 	},
 	checks: []Check{
 		{
-			Name: tainted, Points: 2, run: notReady,
+			Name: tainted, Points: 2, run: nursed("not-ready", notReady),
 			Hint: "Ready is False: the key not-ready, with the effects NoSchedule and NoExecute",
 		},
 		{
-			Name: "a node that is well again is rid of them", Points: 1, Needs: []string{tainted}, run: well,
+			Name: "a node that is well again is rid of them", Points: 1, Needs: []string{tainted}, run: nursed("well", well),
 			Hint: "of ours (managed) stays only what is deserved",
 		},
 		{
-			Name: "whose kubelet has fallen silent is unreachable, and never both at once", Points: 2, Needs: []string{tainted}, run: silent,
+			Name: "whose kubelet has fallen silent is unreachable, and never both at once", Points: 2, Needs: []string{tainted}, run: nursed("silent", silent),
 			Hint: "Ready is Unknown: another key. What is deserved no more goes in the same write",
 		},
 		{
-			Name: "what presses on a node keeps pods away, and drives none off", Points: 2, Needs: []string{tainted}, run: pressed,
+			Name: "what presses on a node keeps pods away, and drives none off", Points: 2, Needs: []string{tainted}, run: nursed("pressed", pressed),
 			Hint: "only Ready asks for NoExecute; a condition that is False or Unknown asks for nothing here",
 		},
 		{
-			Name: "a cordoned node keeps pods away", Points: 1, run: cordoned,
+			Name: "a cordoned node keeps pods away", Points: 1, run: nursed("cordoned", cordoned),
 			Hint: "spec.unschedulable",
 		},
 		{
-			Name: "what others have put there stays", Points: 2, Needs: []string{tainted}, run: foreign,
+			Name: "what others have put there stays", Points: 2, Needs: []string{tainted}, run: nursed("foreign", foreign, foreigners...),
 			Hint: "managed says what is ours: a key and an effect together",
 		},
 		{
-			Name: "a taint that stays keeps its time", Points: 2, Needs: []string{tainted}, run: keepsTime,
+			Name: "a taint that stays keeps its time", Points: 2, Needs: []string{tainted}, run: nursed("keeps", keepsTime),
 			Hint: "evictions are counted from timeAdded: keep the taint that is there",
 		},
 		{
@@ -78,7 +78,7 @@ type patient struct {
 }
 
 // patient makes a node in a zone. It says that it is well.
-func (b *bench) patient(ctx context.Context, zone, name string, taints []corev1.Taint) (*patient, error) {
+func (b *bench) patient(ctx context.Context, zone, name string, taints ...corev1.Taint) (*patient, error) {
 	p := &patient{b, name, client.For(b.straight, client.Nodes)}
 	_, err := p.nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelTopologyZone: zone}},
 		Spec: corev1.NodeSpec{Taints: taints}})
@@ -86,6 +86,18 @@ func (b *bench) patient(ctx context.Context, zone, name string, taints []corev1.
 		return nil, err
 	}
 	return p, p.says(ctx, "Ready=True")
+}
+
+// nursed is a check that has a patient, and a zone, for itself.
+func nursed(name string, check func(context.Context, *patient) error, taints ...corev1.Taint) func(context.Context, *bench) error {
+	return func(ctx context.Context, b *bench) error {
+		p, err := b.patient(ctx, name, name, taints...)
+		if err != nil {
+			return err
+		}
+		defer p.leave(ctx)
+		return check(ctx, p)
+	}
 }
 
 // says has the node's kubelet post conditions: "Ready=False".
@@ -136,21 +148,11 @@ func (p *patient) leave(ctx context.Context) {
 	p.nodes.Delete(ctx, "", p.name, metav1.DeleteOptions{})
 }
 
-func notReady(ctx context.Context, b *bench) error {
-	p, err := b.patient(ctx, "z1", "not-ready", nil)
-	if err != nil {
-		return err
-	}
-	defer p.leave(ctx)
+func notReady(ctx context.Context, p *patient) error {
 	return p.in(ctx, "Ready=False", "not-ready:NoSchedule", "not-ready:NoExecute")
 }
 
-func well(ctx context.Context, b *bench) error {
-	p, err := b.patient(ctx, "z2", "well", nil)
-	if err != nil {
-		return err
-	}
-	defer p.leave(ctx)
+func well(ctx context.Context, p *patient) error {
 	if err := p.in(ctx, "Ready=False DiskPressure=True", "not-ready:NoSchedule", "not-ready:NoExecute", "disk-pressure:NoSchedule"); err != nil {
 		return err
 	}
@@ -158,12 +160,7 @@ func well(ctx context.Context, b *bench) error {
 }
 
 // silent follows every version of the node.
-func silent(ctx context.Context, b *bench) error {
-	p, err := b.patient(ctx, "z3", "silent", nil)
-	if err != nil {
-		return err
-	}
-	defer p.leave(ctx)
+func silent(ctx context.Context, p *patient) error {
 	node, err := p.nodes.Get(ctx, "", p.name)
 	if err != nil {
 		return err
@@ -205,12 +202,7 @@ func silent(ctx context.Context, b *bench) error {
 	return fmt.Errorf("the watch ended: %v", w.Err())
 }
 
-func pressed(ctx context.Context, b *bench) error {
-	p, err := b.patient(ctx, "z4", "pressed", nil)
-	if err != nil {
-		return err
-	}
-	defer p.leave(ctx)
+func pressed(ctx context.Context, p *patient) error {
 	// Not ready as well, so that NoExecute may be put there.
 	if err := p.in(ctx, "Ready=False MemoryPressure=True", "not-ready:NoSchedule", "not-ready:NoExecute", "memory-pressure:NoSchedule"); err != nil {
 		return err
@@ -224,12 +216,7 @@ func pressed(ctx context.Context, b *bench) error {
 	return p.in(ctx, "PIDPressure=Unknown NetworkUnavailable=False DiskPressure=True", "disk-pressure:NoSchedule")
 }
 
-func cordoned(ctx context.Context, b *bench) error {
-	p, err := b.patient(ctx, "z5", "cordoned", nil)
-	if err != nil {
-		return err
-	}
-	defer p.leave(ctx)
+func cordoned(ctx context.Context, p *patient) error {
 	for _, cordon := range []bool{true, false} {
 		if _, err := p.nodes.Patch(ctx, "", p.name, types.MergePatchType, fmt.Appendf(nil, `{"spec":{"unschedulable":%v}}`, cordon)); err != nil {
 			return err
@@ -245,28 +232,20 @@ func cordoned(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// foreign has a taint of somebody's own, and one that looks like ours.
-func foreign(ctx context.Context, b *bench) error {
-	p, err := b.patient(ctx, "z6", "foreign", []corev1.Taint{
-		{Key: "team", Value: "a", Effect: corev1.TaintEffectNoExecute},
-		{Key: corev1.TaintNodeDiskPressure, Effect: corev1.TaintEffectPreferNoSchedule},
-	})
-	if err != nil {
-		return err
-	}
-	defer p.leave(ctx)
+// foreigners are a taint of somebody's own, and one that looks like ours.
+var foreigners = []corev1.Taint{
+	{Key: "team", Value: "a", Effect: corev1.TaintEffectNoExecute},
+	{Key: corev1.TaintNodeDiskPressure, Effect: corev1.TaintEffectPreferNoSchedule},
+}
+
+func foreign(ctx context.Context, p *patient) error {
 	if err := p.in(ctx, "Ready=False", "team:NoExecute", "disk-pressure:PreferNoSchedule", "not-ready:NoSchedule", "not-ready:NoExecute"); err != nil {
 		return err
 	}
 	return p.in(ctx, "Ready=True", "team:NoExecute", "disk-pressure:PreferNoSchedule")
 }
 
-func keepsTime(ctx context.Context, b *bench) error {
-	p, err := b.patient(ctx, "z7", "keeps", nil)
-	if err != nil {
-		return err
-	}
-	defer p.leave(ctx)
+func keepsTime(ctx context.Context, p *patient) error {
 	if err := p.in(ctx, "Ready=False", "not-ready:NoSchedule", "not-ready:NoExecute"); err != nil {
 		return err
 	}
@@ -305,7 +284,7 @@ func keepsTime(ctx context.Context, b *bench) error {
 func tooFast(ctx context.Context, b *bench) error {
 	var zone []*patient
 	for _, name := range []string{"fast-1", "fast-2", "fast-3"} {
-		p, err := b.patient(ctx, "z8", name, nil)
+		p, err := b.patient(ctx, "fast", name)
 		if err != nil {
 			return err
 		}
@@ -328,7 +307,7 @@ func tooFast(ctx context.Context, b *bench) error {
 
 // nobodyReady has everybody be gone: the one who is cut off is the manager.
 func nobodyReady(ctx context.Context, b *bench) error {
-	p, err := b.patient(ctx, "z9", "last", nil)
+	p, err := b.patient(ctx, "last", "last")
 	if err != nil {
 		return err
 	}
