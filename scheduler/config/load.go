@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"os"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	sigsjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"tinykube/scheduler/framework"
+	"tinykube/scheduler/plugins"
 )
 
 // DefaultSchedulerName is the profile of pods that name no scheduler.
@@ -42,8 +46,8 @@ func Load(raw []byte) (*configv1.KubeSchedulerConfiguration, error) {
 	}
 	c := &configv1.KubeSchedulerConfiguration{}
 	strict, err := sigsjson.UnmarshalStrict(asJSON, c)
-	if err == nil {
-		err = errors.Join(strict...)
+	if err == nil && len(strict) > 0 {
+		err = runtime.NewStrictDecodingError(strict)
 	}
 	if err != nil {
 		return nil, err
@@ -87,14 +91,14 @@ func validate(c *configv1.KubeSchedulerConfiguration) error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	check(*c.Parallelism > 0, "parallelism: %d must be greater than 0", *c.Parallelism)
+	check(*c.Parallelism > 0, "parallelism: Invalid value: %d: should be an integer value greater than zero", *c.Parallelism)
 	checkPercentage := func(path string, p *int32) {
-		check(p == nil || *p >= 0 && *p <= 100, "%s: not in the range 0-100", path)
+		check(p == nil || *p >= 0 && *p <= 100, "%s: Invalid value: %d: not in valid range [0-100]", path, value(p))
 	}
 	checkPercentage("percentageOfNodesToScore", c.PercentageOfNodesToScore)
-	check(*c.PodInitialBackoffSeconds > 0, "podInitialBackoffSeconds: %d must be greater than 0", *c.PodInitialBackoffSeconds)
+	check(*c.PodInitialBackoffSeconds > 0, "podInitialBackoffSeconds: Invalid value: %d: must be greater than 0", *c.PodInitialBackoffSeconds)
 	check(*c.PodMaxBackoffSeconds >= *c.PodInitialBackoffSeconds,
-		"podMaxBackoffSeconds: %d must not be less than podInitialBackoffSeconds", *c.PodMaxBackoffSeconds)
+		"podMaxBackoffSeconds: Invalid value: %d: must be greater than or equal to PodInitialBackoffSeconds", *c.PodMaxBackoffSeconds)
 	check(len(c.Extenders) == 0, "extenders: not supported")
 	lock := c.LeaderElection.ResourceLock
 	check(lock == "" || lock == "leases", "leaderElection.resourceLock: %q is not supported, only leases", lock)
@@ -104,11 +108,41 @@ func validate(c *configv1.KubeSchedulerConfiguration) error {
 		p := &c.Profiles[i]
 		checkPercentage(fmt.Sprintf("profiles[%d].percentageOfNodesToScore", i), p.PercentageOfNodesToScore)
 		if p.SchedulerName == nil || *p.SchedulerName == "" {
-			check(false, "profiles[%d].schedulerName: required", i)
+			check(false, "profiles[%d].schedulerName: Required value", i)
 			continue
 		}
-		check(!seen[*p.SchedulerName], "profiles[%d].schedulerName: duplicate value %q", i, *p.SchedulerName)
+		check(!seen[*p.SchedulerName], "profiles[%d].schedulerName: Duplicate value: %q", i, *p.SchedulerName)
 		seen[*p.SchedulerName] = true
+		errs = append(errs, checkArgs(i, p.PluginConfig))
+	}
+	return errors.Join(errs...)
+}
+
+func value(p *int32) int32 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+// checkArgs makes each plugin that has arguments once, only to see whether it
+// takes them. What NodeResourcesFit says of values, it says when the profile is
+// made, as upstream's does.
+func checkArgs(profile int, configs []configv1.PluginConfig) error {
+	var errs []error
+	for i, c := range configs {
+		for _, row := range plugins.Rows {
+			if row.Name != c.Name {
+				continue
+			}
+			_, err := row.New(c.Args.Raw, framework.Handle{})
+			switch {
+			case runtime.IsStrictDecodingError(err):
+				errs = append(errs, fmt.Errorf("strict decoding error: decoding .profiles[%d].pluginConfig[%d]: strict decoding error: decoding args for plugin %s: %w", profile, i, c.Name, err))
+			case err != nil && c.Name != "NodeResourcesFit":
+				errs = append(errs, fmt.Errorf("profiles[%d].pluginConfig[%d].args.%w", profile, i, err))
+			}
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -24,7 +24,7 @@ func Profiles(c *configv1.KubeSchedulerConfiguration, handle framework.Handle) (
 	for i := range c.Profiles {
 		p, err := newProfile(c, &c.Profiles[i], handle)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("profiles[%d]: %w", i, err))
+			errs = append(errs, fmt.Errorf("initializing profiles: creating profile for scheduler name %s: %w", *c.Profiles[i].SchedulerName, err))
 			continue
 		}
 		profiles = append(profiles, p)
@@ -126,7 +126,7 @@ func instantiate(configs []configv1.PluginConfig, handle framework.Handle) (map[
 	for _, row := range plugins.Rows {
 		plugin, err := row.New(args[row.Name], handle)
 		if err != nil {
-			return nil, fmt.Errorf("pluginConfig %s: %w", row.Name, err)
+			return nil, fmt.Errorf("initializing plugin %q: %w", row.Name, err)
 		}
 		instances[row.Name] = plugin
 	}
@@ -146,14 +146,14 @@ func checkNames(sets *configv1.Plugins, configs []configv1.PluginConfig) error {
 		for _, e := range set.Enabled {
 			switch {
 			case plugins.NotBuilt[e.Name]:
-				errs = append(errs, fmt.Errorf("plugins.%s.enabled: plugin %q is not built into this scheduler", lowerFirst(point), e.Name))
+				errs = append(errs, fmt.Errorf("%sPlugin %q is not built into this scheduler", point, e.Name))
 			case !built[e.Name] || e.Name == "*":
-				errs = append(errs, fmt.Errorf("plugins.%s.enabled: plugin %q does not exist", lowerFirst(point), e.Name))
+				errs = append(errs, fmt.Errorf("%sPlugin %q does not exist", point, e.Name))
 			}
 		}
 		for _, d := range set.Disabled {
 			if !built[d.Name] && !plugins.NotBuilt[d.Name] {
-				errs = append(errs, fmt.Errorf("plugins.%s.disabled: plugin %q does not exist", lowerFirst(point), d.Name))
+				errs = append(errs, fmt.Errorf("%sPlugin %q, which is disabled, does not exist", point, d.Name))
 			}
 		}
 	}
@@ -202,5 +202,3 @@ func weightOf(p configv1.Plugin) int64 {
 	}
 	return int64(*p.Weight)
 }
-
-func lowerFirst(s string) string { return string(s[0]|0x20) + s[1:] }

@@ -23,7 +23,7 @@ func (p *Profile) Add(point string, plugin Plugin, weight int64) error {
 		return fmt.Errorf("only one queueSort plugin can be enabled, not %s and %s", p.QueueSort.Name(), plugin.Name())
 	}
 	if add := p.adders(weight)[point]; add == nil || !add(plugin) {
-		return fmt.Errorf("plugin %s has no %s", plugin.Name(), point)
+		return fmt.Errorf("plugin %q does not extend %sPlugin plugin", plugin.Name(), point)
 	}
 	if e, hopes := plugin.(EnqueuePlugin); hopes {
 		if p.Hints == nil {
@@ -72,13 +72,10 @@ func appendTo[T any](list *[]T) func(Plugin) bool {
 func (p *Profile) Validate() error {
 	var errs []error
 	if p.QueueSort == nil {
-		errs = append(errs, errors.New("no queueSort plugin is enabled"))
+		errs = append(errs, fmt.Errorf("only one queue sort plugin required for profile with scheduler name %q, but got 0", p.Name))
 	}
 	if len(p.Bind) == 0 {
-		errs = append(errs, errors.New("at least one bind plugin is needed"))
+		errs = append(errs, fmt.Errorf("at least one bind plugin is needed for profile with scheduler name %q", p.Name))
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("profile %q: %w", p.Name, err)
-	}
-	return nil
+	return errors.Join(errs...)
 }

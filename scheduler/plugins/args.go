@@ -7,6 +7,7 @@ import (
 
 	sigsjson "sigs.k8s.io/json"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 )
 
@@ -20,7 +21,10 @@ func decodeArgs(raw []byte, into any) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(strict...)
+	if len(strict) > 0 {
+		return runtime.NewStrictDecodingError(strict)
+	}
+	return nil
 }
 
 // cpuAndMemory is what is scored when a file does not say.

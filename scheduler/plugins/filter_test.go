@@ -202,10 +202,10 @@ func TestSchedulingGates(t *testing.T) {
 
 func TestArgumentErrors(t *testing.T) {
 	for args, want := range map[string]string{
-		`{"scoringStrategy":{"type":"Fullest"}}`:                                   `scoringStrategy.type: "Fullest" is none of`,
+		`{"scoringStrategy":{"type":"Fullest"}}`:                                   `scoringStrategy.type: Unsupported value: "Fullest": supported values`,
 		`{"scoringStrategi":{}}`:                                                   `unknown field "scoringStrategi"`,
 		`{"scoringStrategy":{"resources":[{"name":"cpu","weight":101}]}}`:          "scoringStrategy.resources[0].weight: 101 must be in the range 1-100",
-		`{"scoringStrategy":{"type":"RequestedToCapacityRatio"}}`:                  "at least one point must be specified",
+		`{"scoringStrategy":{"type":"RequestedToCapacityRatio"}}`:                  "scoringStrategy.requestedToCapacityRatio: Required value: must be specified when type is RequestedToCapacityRatio",
 		shape(`{"utilization":10,"score":1},{"utilization":10,"score":2}`):         "shape[1].utilization: 10 must be greater",
 		shape(`{"utilization":0,"score":11}`):                                      "shape[0].score: 11 not in valid range [0-10]",
 		shape(`{"utilization":101,"score":1}`):                                     "shape[0].utilization: 101 not in valid range [0-100]",

@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,15 +48,17 @@ func newFit(raw []byte, _ framework.Handle) (framework.Plugin, error) {
 		p.formula = mostAllocated
 	case configv1.RequestedToCapacityRatio:
 		var shape []configv1.UtilizationShapePoint
-		if strategy.RequestedToCapacityRatio != nil {
-			shape = strategy.RequestedToCapacityRatio.Shape
+		if strategy.RequestedToCapacityRatio == nil {
+			return nil, errors.New("scoringStrategy.requestedToCapacityRatio: Required value: must be specified when type is RequestedToCapacityRatio")
 		}
+		shape = strategy.RequestedToCapacityRatio.Shape
 		if err := checkShape("scoringStrategy.requestedToCapacityRatio.shape", shape); err != nil {
 			return nil, err
 		}
 		p.formula = requestedToCapacityRatio(shape)
 	default:
-		return nil, fmt.Errorf("scoringStrategy.type: %q is none of LeastAllocated, MostAllocated, RequestedToCapacityRatio", strategy.Type)
+		return nil, fmt.Errorf("scoringStrategy.type: Unsupported value: %q: supported values: %q, %q, %q", strategy.Type,
+			configv1.LeastAllocated, configv1.MostAllocated, configv1.RequestedToCapacityRatio)
 	}
 	return p, nil
 }

@@ -57,7 +57,7 @@ func newInterPodAffinity(raw []byte, handle framework.Handle) (framework.Plugin,
 		weight = *args.HardPodAffinityWeight
 	}
 	if weight < 0 || weight > 100 {
-		return nil, fmt.Errorf("hardPodAffinityWeight: %d not in valid range [0, 100]", weight)
+		return nil, fmt.Errorf("hardPodAffinityWeight: Invalid value: %d: not in valid range [0, 100]", weight)
 	}
 	return InterPodAffinity{int64(weight), args.IgnorePreferredTermsOfExistingPods, handle.Known()}, nil
 }

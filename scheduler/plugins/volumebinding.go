@@ -256,6 +256,17 @@ func (p *VolumeBinding) reserve(c *framework.Cycle, node string, take func(match
 	}
 }
 
+// PreScore stands aside: to prefer nodes whose storage has more room is, at
+// upstream, a feature (StorageCapacityScoring) that is off.
+func (*VolumeBinding) PreScore(*framework.Cycle, []*framework.NodeInfo) *framework.Status {
+	return skip
+}
+
+// Score is never asked; files may name the plugin among those that score.
+func (*VolumeBinding) Score(*framework.Cycle, *framework.NodeInfo) (int64, *framework.Status) {
+	return 0, nil
+}
+
 // Slow says whether PreBind will wait for others.
 func (p *VolumeBinding) Slow(c *framework.Cycle, node string) bool {
 	s, ok := c.Get(p.Name()).(*podClaims)

@@ -76,29 +76,38 @@ func (w *World) addKind(kind string, raw []byte) error {
 		if err := json.Unmarshal(raw, node); err != nil {
 			return err
 		}
-		if node.Status.Allocatable == nil {
-			node.Status.Allocatable = node.Status.Capacity
-		}
-		if _, given := node.Status.Allocatable[corev1.ResourcePods]; !given {
-			return fmt.Errorf("node %s: status.allocatable.pods is missing, so no pod would fit", node.Name)
-		}
-		w.Nodes = append(w.Nodes, node)
+		return w.addNode(node)
 	case "Pod":
 		pod := &corev1.Pod{}
 		if err := json.Unmarshal(raw, pod); err != nil {
 			return err
 		}
-		defaults.Apply(pod)
-		if pod.Namespace == "" {
-			pod.Namespace = metav1.NamespaceDefault
-		}
-		if pod.UID == "" {
-			// Any UID will do that no other pod has.
-			pod.UID = types.UID(fmt.Sprintf("%s/%s#%d", pod.Namespace, pod.Name, len(w.Pods)))
-		}
-		w.Pods = append(w.Pods, pod)
-	default:
-		return w.addOther(kind, raw)
+		w.addPod(pod)
+		return nil
 	}
+	return w.addOther(kind, raw)
+}
+
+func (w *World) addNode(node *corev1.Node) error {
+	if node.Status.Allocatable == nil {
+		node.Status.Allocatable = node.Status.Capacity
+	}
+	if _, given := node.Status.Allocatable[corev1.ResourcePods]; !given {
+		return fmt.Errorf("node %s: status.allocatable.pods is missing, so no pod would fit", node.Name)
+	}
+	w.Nodes = append(w.Nodes, node)
 	return nil
+}
+
+// addPod fills in what the API server would.
+func (w *World) addPod(pod *corev1.Pod) {
+	defaults.Apply(pod)
+	if pod.Namespace == "" {
+		pod.Namespace = metav1.NamespaceDefault
+	}
+	if pod.UID == "" {
+		// Any UID will do that no other pod has.
+		pod.UID = types.UID(fmt.Sprintf("%s/%s#%d", pod.Namespace, pod.Name, len(w.Pods)))
+	}
+	w.Pods = append(w.Pods, pod)
 }

@@ -34,16 +34,17 @@ func TestRealDecisions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	world := &World{} // another one for each cluster, in the same place
+	profiles, err := config.Profiles(component, framework.Handle{Objects: world})
+	if err != nil {
+		t.Fatal(err)
+	}
 	uses := map[string]int{}
 	decisions := 0
 	for _, seed := range slices.Sorted(maps.Keys(recorded)) {
 		cluster := randomcluster.New(seed)
-		world := &World{}
+		*world = World{}
 		if err := world.AddAll(cluster.Objects()); err != nil {
-			t.Fatal(err)
-		}
-		profiles, err := config.Profiles(component, framework.Handle{Objects: world})
-		if err != nil {
 			t.Fatal(err)
 		}
 		judge := NewJudge(profiles, world)

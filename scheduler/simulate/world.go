@@ -76,6 +76,13 @@ func (w *World) addOther(kind string, raw []byte) error {
 
 // Add takes in an object of the API.
 func (w *World) Add(object runtime.Object) error {
+	switch o := object.(type) {
+	case *corev1.Node:
+		return w.addNode(o)
+	case *corev1.Pod:
+		w.addPod(o.DeepCopy())
+		return nil
+	}
 	raw, err := json.Marshal(object)
 	if err != nil {
 		return err
