@@ -56,5 +56,8 @@ if [ -n "${KUBE_SCHEDULER:-}" ]; then export KUBE_SCHEDULER=$(realpath "$KUBE_SC
 go test -C test -run '^$' -bench Schedulers -benchtime 1x -timeout 60m ./swap
 echo; echo "== Scheduler, in this process"
 go test -run '^$' -bench . -benchtime 1000x ./scheduler
+echo; echo "== A thousand hollow nodes; controllers, each a process" # KUBE_CONTROLLER_MANAGER=path adds a real one
+if [ -n "${KUBE_CONTROLLER_MANAGER:-}" ]; then export KUBE_CONTROLLER_MANAGER=$(realpath "$KUBE_CONTROLLER_MANAGER"); fi
+go test -C test -run '^$' -bench . -benchtime 1x -timeout 60m ./hollow | grep -v -e '^goos' -e '^goarch' -e '^cpu'
 echo; echo "== Services as rules"
 go test -run '^$' -bench . -benchtime 5x ./proxy/... ./cni/...

@@ -276,6 +276,8 @@ func written(t *testing.T, c *clusters.Cluster, namespace string) map[string][]s
 				if annotations, ok := m["annotations"].(map[string]any); ok {
 					delete(annotations, "pv.kubernetes.io/bind-completed")
 					delete(annotations, "pv.kubernetes.io/bound-by-controller")
+					delete(annotations, "volume.kubernetes.io/storage-provisioner")
+					delete(annotations, "volume.beta.kubernetes.io/storage-provisioner")
 				}
 			case strings.HasSuffix(kind, "endpointslices"):
 				delete(m, "generation") // how often pods became ready at the same time
