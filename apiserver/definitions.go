@@ -72,17 +72,16 @@ func (s *Server) extend(ctx context.Context) error {
 		return nil
 	}
 	state := &extensionState{extra: extra{custom: map[string][]*resources.Row{}}, made: map[string]string{}}
-	var bells []<-chan struct{}
-	var watchers []*storage.Watcher
-	for _, resource := range [][2]string{{extensions.DefinitionGroup, "customresourcedefinitions"}, {extensions.ServiceGroup, "apiservices"}} {
-		table := s.tableOf(resource[0], resource[1])
-		watcher, err := table.Watch(ctx, storage.WatchOptions{Row: table.Row(), ResourceVersion: "0"})
-		if err != nil {
-			return err
-		}
-		defer watcher.Stop()
-		bells, watchers = append(bells, watcher.Bell()), append(watchers, watcher)
+	definitions, err := s.changesOf(ctx, extensions.DefinitionGroup, "customresourcedefinitions")
+	if err != nil {
+		return err
 	}
+	defer definitions.Stop()
+	services, err := s.changesOf(ctx, extensions.ServiceGroup, "apiservices")
+	if err != nil {
+		return err
+	}
+	defer services.Stop()
 	for ctx.Err() == nil {
 		wait := extendEvery
 		if again, err := s.extendOnce(ctx, state); err != nil {
@@ -96,18 +95,23 @@ func (s *Server) extend(ctx context.Context) error {
 		}
 		timer := time.NewTimer(wait)
 		select {
-		case <-bells[0]:
-		case <-bells[1]:
+		case <-definitions.Bell():
+		case <-services.Bell():
 		case <-s.learned:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
 		timer.Stop()
-		for _, watcher := range watchers {
-			watcher.Take() // only the bell counts: everything is read anew
-		}
+		definitions.Take() // only the bell counts: everything is read anew
+		services.Take()
 	}
 	return nil
+}
+
+// changesOf watches a kind for those who want to know that something changed.
+func (s *Server) changesOf(ctx context.Context, group, plural string) (*storage.Watcher, error) {
+	table := s.tableOf(group, plural)
+	return table.Watch(ctx, storage.WatchOptions{Row: table.Row(), ResourceVersion: "0"})
 }
 
 // extendOnce compares what is declared with what is served. It returns whether

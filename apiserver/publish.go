@@ -34,9 +34,6 @@ func (s *Server) publish(ctx context.Context) error {
 	if err := s.ensure(ctx, s.ownService()); err != nil {
 		return err
 	}
-	if err := s.publishStatuses(ctx); err != nil {
-		return err
-	}
 	trust, err := s.trustConfigMap()
 	if err != nil {
 		return err

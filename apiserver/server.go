@@ -246,6 +246,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.housekeeping(ctx)
 	})
 	group.Go(func() error { return s.extend(ctx) })
+	group.Go(func() error { return s.keepStatuses(ctx) })
 	group.Go(func() error { return s.watchOthers(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()

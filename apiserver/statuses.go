@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"time"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -16,6 +17,43 @@ import (
 
 // Two kinds have no controller but us: FlowSchemas, of which we say whether
 // their priority level exists, and the ServiceCIDR that our flag made.
+
+// keepStatuses writes them when something changes, until ctx ends.
+func (s *Server) keepStatuses(ctx context.Context) error {
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+		return nil
+	}
+	schemas, err := s.changesOf(ctx, flowcontrolv1.GroupName, "flowschemas")
+	if err != nil {
+		return err
+	}
+	defer schemas.Stop()
+	levels, err := s.changesOf(ctx, flowcontrolv1.GroupName, "prioritylevelconfigurations")
+	if err != nil {
+		return err
+	}
+	defer levels.Stop()
+	for ctx.Err() == nil {
+		wait := housekeepingEvery
+		if err := s.publishStatuses(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("Cannot write statuses, will retry", "err", err)
+			wait = seedRetry
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-schemas.Bell():
+		case <-levels.Bell():
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		schemas.Take()
+		levels.Take()
+	}
+	return nil
+}
 
 // publishStatuses writes what has changed.
 func (s *Server) publishStatuses(ctx context.Context) error {
