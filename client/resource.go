@@ -20,6 +20,8 @@ type Resource[T Object] struct {
 	Kind   Kind[T]
 	client *Client
 	accept string
+	// watchAccept is for watches if that is not the same.
+	watchAccept string
 }
 
 // List is a typed list answer.

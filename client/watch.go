@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -36,7 +37,7 @@ type Watch[T Object] struct {
 func (r *Resource[T]) Watch(ctx context.Context, namespace string, options metav1.ListOptions) (*Watch[T], error) {
 	options.Watch = true
 	ctx, cancel := context.WithCancel(ctx)
-	request := Request{Method: http.MethodGet, Path: r.Path(namespace, ""), Query: listQuery(options), Accept: r.accept}
+	request := Request{Method: http.MethodGet, Path: r.Path(namespace, ""), Query: listQuery(options), Accept: cmp.Or(r.watchAccept, r.accept)}
 	response, err := r.client.Do(ctx, request)
 	if err != nil {
 		cancel()
@@ -49,7 +50,11 @@ func (r *Resource[T]) Watch(ctx context.Context, namespace string, options metav
 		defer cancel()
 		defer close(events)
 		defer response.Body.Close()
-		w.err = r.receive(ctx, response.Body, events)
+		next := r.jsonFrames(response.Body)
+		if inProtobuf(response) {
+			next = r.protobufFrames(response.Body)
+		}
+		w.err = r.receive(ctx, next, events)
 	}()
 	return w, nil
 }
@@ -66,37 +71,44 @@ func (w *Watch[T]) Err() error {
 	return w.err
 }
 
-// receive decodes the stream of {"type":…,"object":…} documents.
-func (r *Resource[T]) receive(ctx context.Context, body io.Reader, events chan<- Event[T]) error {
-	stream := json.NewDecoder(body)
+// receive passes on what comes until there is no more.
+func (r *Resource[T]) receive(ctx context.Context, next func() (Event[T], error), events chan<- Event[T]) error {
 	for {
-		var frame struct {
-			Type   watch.EventType `json:"type"`
-			Object json.RawMessage `json:"object"`
-		}
-		if err := stream.Decode(&frame); err != nil {
-			if err == io.EOF || ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("watch %s: %w", r.Kind.Plural, err)
-		}
-		event := Event[T]{Type: frame.Type}
-		var err error
-		if frame.Type == watch.Error {
-			event.Status = &metav1.Status{}
-			err = json.Unmarshal(frame.Object, event.Status)
-		} else {
-			event.Object = r.new()
-			err = decode(frame.Object, event.Object)
-			r.setKind(event.Object)
+		event, err := next()
+		if err == io.EOF || err != nil && ctx.Err() != nil {
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", r.Kind.Plural, err)
+		}
+		if event.Type != watch.Error {
+			r.setKind(event.Object)
 		}
 		select {
 		case events <- event:
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// jsonFrames decodes a stream of {"type":…,"object":…} documents.
+func (r *Resource[T]) jsonFrames(body io.Reader) func() (Event[T], error) {
+	stream := json.NewDecoder(body)
+	return func() (event Event[T], err error) {
+		var frame struct {
+			Type   watch.EventType `json:"type"`
+			Object json.RawMessage `json:"object"`
+		}
+		if err := stream.Decode(&frame); err != nil {
+			return event, err
+		}
+		event.Type = frame.Type
+		if frame.Type == watch.Error {
+			event.Status = &metav1.Status{}
+			return event, json.Unmarshal(frame.Object, event.Status)
+		}
+		event.Object = r.new()
+		return event, decode(frame.Object, event.Object)
 	}
 }

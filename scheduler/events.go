@@ -16,8 +16,8 @@ import (
 // become facts: a pod either occupies a node, or waits for us, or is nobody's
 // business here.
 func (s *Scheduler) watch() {
-	s.nodeInformer = client.NewInformer(client.For(s.api, client.Nodes), client.InformerOptions[*corev1.Node]{Logger: s.log})
-	s.podInformer = client.NewInformer(client.For(s.api, client.Pods), client.InformerOptions[*corev1.Pod]{Logger: s.log})
+	s.nodeInformer = client.NewInformer(client.For(s.api, client.Nodes).Protobuf(), client.InformerOptions[*corev1.Node]{Logger: s.log})
+	s.podInformer = client.NewInformer(client.For(s.api, client.Pods).Protobuf(), client.InformerOptions[*corev1.Pod]{Logger: s.log})
 	s.nodeInformer.OnChange(s.nodeChanged)
 	s.podInformer.OnChange(s.podChanged)
 	s.objects.storage.onChange(s.queue.Happened)

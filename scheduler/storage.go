@@ -127,15 +127,21 @@ func (s *storage) Await(ctx context.Context, done func() (bool, error)) error {
 }
 
 // UpdateVolume is for framework.VolumeWriter.
-func (s *storage) UpdateVolume(ctx context.Context, volume *corev1.PersistentVolume) error {
-	_, err := client.For(s.api, client.PersistentVolumes).Update(ctx, volume)
-	return err
+func (s *storage) UpdateVolume(ctx context.Context, volume *corev1.PersistentVolume) (string, error) {
+	updated, err := client.For(s.api, client.PersistentVolumes).Update(ctx, volume)
+	if err != nil {
+		return "", err
+	}
+	return updated.ResourceVersion, nil
 }
 
 // UpdateClaim is for framework.VolumeWriter.
-func (s *storage) UpdateClaim(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
-	_, err := client.For(s.api, client.PersistentVolumeClaims).Update(ctx, claim)
-	return err
+func (s *storage) UpdateClaim(ctx context.Context, claim *corev1.PersistentVolumeClaim) (string, error) {
+	updated, err := client.For(s.api, client.PersistentVolumeClaims).Update(ctx, claim)
+	if err != nil {
+		return "", err
+	}
+	return updated.ResourceVersion, nil
 }
 
 // get returns nil, and not a typed zero, for what is not there.

@@ -166,8 +166,9 @@ type Handle struct {
 
 // VolumeWriter does what has to be done to volumes before a pod is bound.
 type VolumeWriter interface {
-	UpdateVolume(ctx context.Context, volume *corev1.PersistentVolume) error
-	UpdateClaim(ctx context.Context, claim *corev1.PersistentVolumeClaim) error
+	// Both return the object's new resourceVersion.
+	UpdateVolume(ctx context.Context, volume *corev1.PersistentVolume) (string, error)
+	UpdateClaim(ctx context.Context, claim *corev1.PersistentVolumeClaim) (string, error)
 	// Await asks again whenever a claim or a volume has changed, until the
 	// answer is yes or an error, or ctx ends.
 	Await(ctx context.Context, done func() (bool, error)) error

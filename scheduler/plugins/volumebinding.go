@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -281,10 +282,14 @@ func (p *VolumeBinding) PreBind(ctx context.Context, c *framework.Cycle, node st
 	plan := c.Get(p.Name()).(*podClaims).plans[node]
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
+	// What the watch shows may be older than what was just written.
+	written := map[claimKey]string{}
 	for _, m := range plan.matches {
-		if err := p.writer.UpdateVolume(ctx, given(m.volume, m.claim)); err != nil {
+		version, err := p.writer.UpdateVolume(ctx, given(m.volume, m.claim))
+		if err != nil {
 			return framework.AsStatus(err)
 		}
+		written[keyOf(m.claim)] = version
 	}
 	for _, claim := range plan.provision {
 		told := claim.DeepCopy()
@@ -293,14 +298,16 @@ func (p *VolumeBinding) PreBind(ctx context.Context, c *framework.Cycle, node st
 		}
 		told.Annotations[selectedNode] = node
 		if maps.Equal(told.Annotations, claim.Annotations) {
-			continue // told in an earlier attempt
+			written[keyOf(claim)] = claim.ResourceVersion // told in an earlier attempt
+			continue
 		}
-		if err := p.writer.UpdateClaim(ctx, told); err != nil {
+		version, err := p.writer.UpdateClaim(ctx, told)
+		if err != nil {
 			return framework.AsStatus(err)
 		}
+		written[keyOf(claim)] = version
 	}
-	progress := map[claimKey]bool{} // claims whose annotation the watch has shown
-	err := p.writer.Await(ctx, func() (bool, error) { return p.bindingDone(c.Snapshot.ByName[node].Node, plan, progress) })
+	err := p.writer.Await(ctx, func() (bool, error) { return p.bindingDone(plan, node, written) })
 	if err != nil {
 		return framework.AsStatus(fmt.Errorf("binding volumes: %w", err))
 	}
@@ -326,7 +333,7 @@ func given(volume *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim)
 // is decided anew.
 //
 // Upstream: kubernetes pkg/scheduler/framework/plugins/volumebinding checkBindings
-func (p *VolumeBinding) bindingDone(node *corev1.Node, plan *bindingPlan, shown map[claimKey]bool) (bool, error) {
+func (p *VolumeBinding) bindingDone(plan *bindingPlan, node string, written map[claimKey]string) (bool, error) {
 	done := true
 	for _, m := range plan.matches {
 		claim, volume := p.objects.Claim(m.claim.Namespace, m.claim.Name), p.objects.Volume(m.volume.Name)
@@ -335,12 +342,11 @@ func (p *VolumeBinding) bindingDone(node *corev1.Node, plan *bindingPlan, shown 
 			return false, fmt.Errorf("failed to check binding: persistentvolumeclaim %q not found", m.claim.Name)
 		case volume == nil:
 			return false, fmt.Errorf("failed to check binding: persistentvolume %q not found", m.volume.Name)
-		case volume.Spec.ClaimRef == nil && shown[keyOf(m.claim)]:
+		case older(volume.ResourceVersion, written[keyOf(m.claim)]):
+			return false, nil
+		case volume.Spec.ClaimRef == nil || volume.Spec.ClaimRef.UID == "":
 			return false, fmt.Errorf("ClaimRef got reset for pv %q", volume.Name)
-		case !reachable(volume, node):
-			return false, fmt.Errorf("pv %q node affinity doesn't match node %q", volume.Name, node.Name)
 		}
-		shown[keyOf(claim)] = shown[keyOf(claim)] || volume.Spec.ClaimRef != nil
 		done = done && fullyBound(claim)
 	}
 	for _, provisioned := range plan.provision {
@@ -348,16 +354,20 @@ func (p *VolumeBinding) bindingDone(node *corev1.Node, plan *bindingPlan, shown 
 		switch {
 		case claim == nil:
 			return false, fmt.Errorf("failed to check provisioning pvc: persistentvolumeclaim %q not found", provisioned.Name)
-		case claim.Annotations[selectedNode] == node.Name:
-			shown[keyOf(claim)] = true
-		case shown[keyOf(claim)]:
+		case older(claim.ResourceVersion, written[keyOf(claim)]):
+			return false, nil
+		case claim.Annotations[selectedNode] != node:
 			// The provisioner gave up and asks for another node.
 			return false, fmt.Errorf("provisioning failed for PVC %q", claim.Name)
 		}
 		done = done && fullyBound(claim)
-		if volume := p.objects.Volume(claim.Spec.VolumeName); volume != nil && !reachable(volume, node) {
-			return false, fmt.Errorf("pv %q node affinity doesn't match node %q", volume.Name, node.Name)
-		}
 	}
 	return done, nil
+}
+
+// older compares resourceVersions, which are numbers.
+func older(a, b string) bool {
+	x, _ := strconv.ParseUint(a, 10, 64)
+	y, _ := strconv.ParseUint(b, 10, 64)
+	return x < y
 }
