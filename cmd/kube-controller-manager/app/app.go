@@ -109,15 +109,15 @@ func nodeFlags(fs *pflag.FlagSet, n *nodelifecycle.Config) {
 // what needs no tuning here, and those about who may read our few endpoints:
 // health is public, metrics are for this machine.
 func addIgnored(fs *pflag.FlagSet) {
+	flags.AcceptIgnored(fs, flags.Metrics...)
 	flags.AcceptIgnored(fs, "authentication-kubeconfig", "authorization-kubeconfig",
 		"authentication-token-webhook-cache-ttl", "authorization-webhook-cache-authorized-ttl",
 		"authorization-webhook-cache-unauthorized-ttl", "authorization-always-allow-paths",
 		"client-ca-file", "requestheader-client-ca-file", "requestheader-allowed-names",
 		"requestheader-extra-headers-prefix", "requestheader-group-headers", "requestheader-username-headers",
 		"requestheader-uid-headers", "cert-dir", "tls-cipher-suites", "tls-min-version", "tls-sni-cert-key",
-		"http2-max-streams-per-connection", "feature-gates", "emulated-version", "show-hidden-metrics-for-version",
-		"disabled-metrics", "allow-metric-labels", "allow-metric-labels-manifest",
-		"kube-api-burst", "kube-api-qps", "kube-api-content-type", "min-resync-period", "controller-start-interval",
+		"http2-max-streams-per-connection", "feature-gates", "emulated-version", "min-compatibility-version", "tls-curve-preferences",
+		"kube-api-burst", "kube-api-qps", "kube-api-content-type", "min-resync-period", "controller-shutdown-timeout", "controller-start-interval",
 		"cluster-name", "cidr-allocator-type", "cloud-provider", "cloud-config", "external-cloud-volume-plugin",
 		"node-sync-period", "route-reconciliation-period", "namespace-sync-period", "resource-quota-sync-period",
 		"pvclaimbinder-sync-period", "attach-detach-reconcile-sync-period", "flex-volume-plugin-dir",
@@ -132,12 +132,12 @@ func addIgnored(fs *pflag.FlagSet) {
 		"leader-migration-config")
 	for _, what := range []string{"cron-job", "daemonset", "deployment", "endpoint", "ephemeralvolume", "gc",
 		"horizontal-pod-autoscaler", "job", "namespace", "rc", "replicaset", "resource-quota", "service", "service-endpoint",
-		"serviceaccount-token", "statefulset", "ttl-after-finished", "validating-admission-policy-status"} {
+		"serviceaccount-token", "statefulset", "ttl-after-finished", "device-taint-eviction", "resourceclaim", "validating-admission-policy-status"} {
 		flags.AcceptIgnored(fs, "concurrent-"+what+"-syncs")
 	}
 	flags.AcceptIgnoredBool(fs, "profiling", "contention-profiling", "authentication-skip-lookup",
 		"authentication-tolerate-lookup-failure", "permit-address-sharing", "permit-port-sharing",
-		"disable-http2-serving", "emulation-forward-compatible", "configure-cloud-routes", "allow-untagged-cloud",
+		"disable-http2-serving", "unsupported-kube-api-over-localhost", "emulation-forward-compatible", "configure-cloud-routes", "allow-untagged-cloud",
 		"enable-dynamic-provisioning", "enable-hostpath-provisioner", "disable-attach-detach-reconcile-sync",
 		"disable-force-detach-on-timeout", "enable-leader-migration")
 }

@@ -74,18 +74,18 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 
 	// Our few endpoints ask nobody who you are: health is public, metrics are
 	// for this machine. So there is nothing to authenticate with.
+	flags.AcceptIgnored(fs, flags.Metrics...)
 	flags.AcceptIgnored(fs, "authentication-kubeconfig", "authorization-kubeconfig",
 		"authentication-token-webhook-cache-ttl", "authorization-webhook-cache-authorized-ttl",
 		"authorization-webhook-cache-unauthorized-ttl", "authorization-always-allow-paths",
 		"client-ca-file", "requestheader-client-ca-file", "requestheader-allowed-names",
 		"requestheader-extra-headers-prefix", "requestheader-group-headers", "requestheader-username-headers",
 		"requestheader-uid-headers", "cert-dir", "tls-cipher-suites", "tls-min-version", "tls-sni-cert-key",
-		"http2-max-streams-per-connection", "feature-gates", "emulated-version", "kube-api-burst", "kube-api-qps",
-		"kube-api-content-type", "show-hidden-metrics-for-version", "disabled-metrics",
-		"allow-metric-labels", "allow-metric-labels-manifest", "pod-max-in-unschedulable-pods-duration")
+		"http2-max-streams-per-connection", "feature-gates", "emulated-version", "min-compatibility-version", "tls-curve-preferences", "kube-api-burst", "kube-api-qps",
+		"kube-api-content-type", "pod-max-in-unschedulable-pods-duration")
 	flags.AcceptIgnoredBool(fs, "profiling", "contention-profiling", "authentication-skip-lookup",
 		"authentication-tolerate-lookup-failure", "permit-address-sharing", "permit-port-sharing",
-		"disable-http2-serving", "emulation-forward-compatible")
+		"disable-http2-serving", "unsupported-kube-api-over-localhost", "emulation-forward-compatible")
 }
 
 // run is the whole program.
