@@ -1,0 +1,52 @@
+package client_test
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tinykube/client"
+	"tinykube/internal/testenv"
+)
+
+// A watch in protobuf says the same as one in JSON.
+func TestProtobufWatch(t *testing.T) {
+	api, err := client.New(testenv.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps := client.For(api, client.ConfigMaps)
+	first, err := maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"}, Data: map[string]string{"k": "v"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes := true
+	options := metav1.ListOptions{ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, SendInitialEvents: &yes, AllowWatchBookmarks: true, FieldSelector: "metadata.name=a"}
+	var watches []*client.Watch[*corev1.ConfigMap]
+	for _, resource := range []*client.Resource[*corev1.ConfigMap]{maps, maps.Protobuf()} {
+		w, err := resource.Watch(t.Context(), "default", options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Stop()
+		watches = append(watches, w)
+	}
+	first.Data["k"] = "other"
+	if _, err := maps.Update(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	if err := maps.Delete(t.Context(), "default", "a", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"ADDED", "BOOKMARK", "MODIFIED", "DELETED"} {
+		a, b := <-watches[0].Events, <-watches[1].Events
+		if want == "BOOKMARK" { // how far the server was when each watch began
+			a.Object.ResourceVersion, b.Object.ResourceVersion = "", ""
+		}
+		if string(a.Type) != want || a.Type != b.Type || !equality.Semantic.DeepEqual(a.Object, b.Object) {
+			t.Errorf("want %s\n%s %+v\n%s %+v", want, a.Type, a.Object, b.Type, b.Object)
+		}
+	}
+}
