@@ -18,7 +18,9 @@ type InformerOptions[T Object] struct {
 	// Indexers compute, per index name, the values under which an object is
 	// found with ByIndex.
 	Indexers map[string]func(T) []string
-	Logger   *slog.Logger
+	// Trim takes away what nobody here reads, before an object is stored.
+	Trim   func(T)
+	Logger *slog.Logger
 }
 
 // Informer is a local, indexed copy of a resource. What it returns is shared:
@@ -170,6 +172,9 @@ func (i *Informer[T]) remove(obj T) { i.drop(obj, obj.GetResourceVersion()) }
 // Invariant: revision moves together with the store, and before the handlers
 // hear of it.
 func (i *Informer[T]) put(obj T, revision string) {
+	if i.options.Trim != nil {
+		i.options.Trim(obj)
+	}
 	key := Key(obj)
 	i.mu.Lock()
 	if revision != "" {
