@@ -17,11 +17,11 @@ import (
 // once, in a cluster of `tinykube up`, as a person would swap a component:
 // edit a static pod's manifest.
 
-// Paths inside the control plane's node.
-const (
-	schedulerManifest = "/etc/kubernetes/manifests/kube-scheduler.yaml"
-	realFolder        = "/var/lib/real"
-)
+// realFolder is where a real program lies inside the control plane's node.
+const realFolder = "/var/lib/real"
+
+// manifest is a component's static pod, inside the control plane's node.
+func manifest(component string) string { return "/etc/kubernetes/manifests/" + component + ".yaml" }
 
 // clusterUnderTest is a cluster of bin/tinykube.
 type clusterUnderTest struct {
@@ -91,37 +91,73 @@ func (c *clusterUnderTest) onNode0(stdin, line string) string {
 func TestRealSchedulerAsStaticPod(t *testing.T) {
 	path := program(t, "KUBE_SCHEDULER")
 	c := up(t)
-	ours := c.onNode0("", "cat "+schedulerManifest)
+	ours, theirs := c.manifests("kube-scheduler", path)
+	c.place(t, "before", 2, "")
+	c.swap("kube-scheduler", theirs, "Starting Kubernetes Scheduler")
+	// Only the real one signs with events.k8s.io's reporting instance.
+	c.place(t, "with-theirs", 3, "default-scheduler-node-0")
+	c.swap("kube-scheduler", ours, "became leader")
+	c.place(t, "with-ours-again", 2, "")
+}
+
+// TestRealControllerManagerAsStaticPod does the same to the controller manager:
+// what ours has made stays as it is, and each brings what is asked of it.
+func TestRealControllerManagerAsStaticPod(t *testing.T) {
+	path := program(t, "KUBE_CONTROLLER_MANAGER")
+	c := up(t)
+	ours, theirs := c.manifests("kube-controller-manager", path)
+	c.run("", "kubectl", "create", "deployment", "lasting", "--image=tinykube.local/pause:3.10", "--replicas=2")
+	c.run("", "kubectl", "rollout", "status", "deployment", "lasting", "--timeout=120s")
+	pods := func() string {
+		return c.run("", "kubectl", "get", "pods", "-A", "-l", "tier!=control-plane", "-o", `jsonpath={range .items[*]}{.metadata.name} {.metadata.uid}{"\n"}{end}`)
+	}
+	before := pods()
+	c.swap("kube-controller-manager", theirs, "Successfully acquired lease")
+	c.place(t, "made-by-theirs", 3, "")
+	c.run("", "kubectl", "delete", "pod", "-l", "app=lasting", "--wait=false")
+	c.run("", "kubectl", "rollout", "status", "deployment", "lasting", "--timeout=120s")
+	c.swap("kube-controller-manager", ours, "controller-manager: became leader")
+	c.place(t, "made-by-ours-again", 2, "")
+	c.run("", "kubectl", "scale", "deployment", "lasting", "--replicas=3")
+	c.run("", "kubectl", "rollout", "status", "deployment", "lasting", "--timeout=120s")
+	after := pods()
+	for line := range strings.Lines(before) {
+		if !strings.HasPrefix(line, "lasting-") && !strings.Contains(after, line) {
+			t.Errorf("%s is not there any more:\n%s", strings.TrimSpace(line), after)
+		}
+	}
+}
+
+// manifests brings a real program into the node, and returns the static pod of
+// a component as it is, and with that program as its command.
+func (c *clusterUnderTest) manifests(component, path string) (ours, theirs string) {
+	c.t.Helper()
+	ours = c.onNode0("", "cat "+manifest(component))
 	var pod corev1.Pod
 	if err := yaml.Unmarshal([]byte(ours), &pod); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	executable, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	// A node sees the machine's system folders and nothing else of it.
-	c.onNode0(string(executable), "mkdir -p "+realFolder+" && cat > "+realFolder+"/kube-scheduler && chmod +x "+realFolder+"/kube-scheduler")
-	replaceCommand(&pod)
-	theirs, err := yaml.Marshal(pod)
+	real := realFolder + "/" + component
+	c.onNode0(string(executable), "mkdir -p "+realFolder+" && cat > "+real+" && chmod +x "+real)
+	replaceCommand(&pod, real)
+	changed, err := yaml.Marshal(pod)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-
-	c.place(t, "before", 2, "")
-	c.swap(string(theirs), "Starting Kubernetes Scheduler")
-	// Only the real one signs with events.k8s.io's reporting instance.
-	c.place(t, "with-theirs", 3, "default-scheduler-node-0")
-	c.swap(ours, "became leader")
-	c.place(t, "with-ours-again", 2, "")
+	return ours, string(changed)
 }
 
 // replaceCommand makes the pod run the real program with the flags that the
 // manifest has. The machine's libraries come along, since the program may be
 // linked against them.
-func replaceCommand(pod *corev1.Pod) {
+func replaceCommand(pod *corev1.Pod, real string) {
 	container := &pod.Spec.Containers[0]
-	container.Command[0] = realFolder + "/kube-scheduler"
+	container.Command[0] = real
 	for i, folder := range []string{realFolder, "/lib", "/lib64", "/usr/lib"} {
 		if _, err := os.Stat(folder); err != nil && folder != realFolder {
 			continue
@@ -133,17 +169,17 @@ func replaceCommand(pod *corev1.Pod) {
 	}
 }
 
-// swap writes the manifest and waits until the new scheduler says so.
-func (c *clusterUnderTest) swap(manifest, says string) {
+// swap writes the manifest and waits until the new program says so.
+func (c *clusterUnderTest) swap(component, text, says string) {
 	c.t.Helper()
-	before := c.schedulerID()
-	c.onNode0(manifest, "cat > "+schedulerManifest)
-	eventually(c.t, "another scheduler that says "+says, func(context.Context) (bool, error) {
-		logs, err := c.try("", "kubectl", "logs", "-n", "kube-system", "kube-scheduler-node-0")
+	before, pod := c.containerID(component), component+"-node-0"
+	c.onNode0(text, "cat > "+manifest(component))
+	eventually(c.t, "another "+component+" that says "+says, func(context.Context) (bool, error) {
+		logs, err := c.try("", "kubectl", "logs", "-n", "kube-system", pod)
 		for line := range strings.Lines(logs) {
-			if strings.Contains(line, says) && c.schedulerID() != before {
-				c.t.Logf("the scheduler's static pod is now %s\nand says: %s",
-					c.run("", "kubectl", "get", "pod", "-n", "kube-system", "kube-scheduler-node-0", "-o", "jsonpath={.spec.containers[0].command}"), line)
+			if strings.Contains(line, says) && c.containerID(component) != before {
+				c.t.Logf("the static pod is now %s\nand says: %s",
+					c.run("", "kubectl", "get", "pod", "-n", "kube-system", pod, "-o", "jsonpath={.spec.containers[0].command}"), line)
 				return true, nil
 			}
 		}
@@ -151,8 +187,8 @@ func (c *clusterUnderTest) swap(manifest, says string) {
 	})
 }
 
-func (c *clusterUnderTest) schedulerID() string {
-	out, _ := c.try("", "kubectl", "get", "pod", "-n", "kube-system", "kube-scheduler-node-0", "-o", "jsonpath={.status.containerStatuses[0].containerID}")
+func (c *clusterUnderTest) containerID(component string) string {
+	out, _ := c.try("", "kubectl", "get", "pod", "-n", "kube-system", component+"-node-0", "-o", "jsonpath={.status.containerStatuses[0].containerID}")
 	return out
 }
 
