@@ -48,7 +48,7 @@ func leastAllocated(shares []share) int64 {
 //
 // Upstream: kubernetes pkg/scheduler/framework/plugins/noderesources mostResourceScorer
 //
-// LAB 07 most: the same, of what would be taken.
+// LAB 07 most: for each share, what would be taken, in percent of what there is.
 func mostAllocated(shares []share) int64 {
 	return weighted(shares, func(s share) int64 { return percent(s.requested, s.allocatable) })
 }
