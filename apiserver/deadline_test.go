@@ -49,7 +49,7 @@ func TestBounded(t *testing.T) {
 		quick.bounded.end()
 		time.Sleep(10*time.Second - 1)
 		expect("before its deadline", asking.Context(), nil)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		expect("at its deadline", asking.Context(), context.DeadlineExceeded)
 		expect("another", child, nil)
