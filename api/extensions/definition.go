@@ -59,14 +59,14 @@ type CustomResourceDefinitionList struct {
 
 // CustomResourceDefinitionSpec is what the author says.
 type CustomResourceDefinitionSpec struct {
-	Group string                        `json:"group"` // API group of the kind, such as example.com.
-	Names CustomResourceDefinitionNames `json:"names"` // What the kind is called, in paths, in manifests and by kubectl.
-	Scope Scope                         `json:"scope"` // Cluster, or Namespaced: whether its objects live in namespaces.
+	Group string                        `json:"group"`              // API group of the kind, such as example.com.
+	Names CustomResourceDefinitionNames `json:"names" protobuf:"3"` // What the kind is called, in paths, in manifests and by kubectl.
+	Scope Scope                         `json:"scope" protobuf:"4"` // Cluster, or Namespaced: whether its objects live in namespaces.
 	// +listType=atomic
-	Versions []CustomResourceDefinitionVersion `json:"versions"` // The versions of the kind; exactly one is stored.
+	Versions []CustomResourceDefinitionVersion `json:"versions" protobuf:"7"` // The versions of the kind; exactly one is stored.
 	// +optional
-	Conversion            *CustomResourceConversion `json:"conversion,omitempty"`            // How an object of one version is shown as another.
-	PreserveUnknownFields bool                      `json:"preserveUnknownFields,omitempty"` // Must be false: fields that no schema names are dropped.
+	Conversion            *CustomResourceConversion `json:"conversion,omitempty" protobuf:"9"`             // How an object of one version is shown as another.
+	PreserveUnknownFields bool                      `json:"preserveUnknownFields,omitempty" protobuf:"10"` // Must be false: fields that no schema names are dropped.
 }
 
 // CustomResourceDefinitionNames are all the names of one kind.
@@ -83,18 +83,18 @@ type CustomResourceDefinitionNames struct {
 
 // CustomResourceDefinitionVersion is one form of the kind.
 type CustomResourceDefinitionVersion struct {
-	Name               string  `json:"name"`                         // Name of the version, such as v1beta1.
-	Served             bool    `json:"served"`                       // Whether clients may use it.
-	Storage            bool    `json:"storage"`                      // Whether objects are stored in it; one version is.
-	Deprecated         bool    `json:"deprecated,omitempty"`         // Whether its users are warned.
-	DeprecationWarning *string `json:"deprecationWarning,omitempty"` // What they are told; a sentence is made up if empty.
+	Name               string  `json:"name"`                                      // Name of the version, such as v1beta1.
+	Served             bool    `json:"served"`                                    // Whether clients may use it.
+	Storage            bool    `json:"storage"`                                   // Whether objects are stored in it; one version is.
+	Deprecated         bool    `json:"deprecated,omitempty" protobuf:"7"`         // Whether its users are warned.
+	DeprecationWarning *string `json:"deprecationWarning,omitempty" protobuf:"8"` // What they are told; a sentence is made up if empty.
 
-	Schema       *CustomResourceValidation   `json:"schema,omitempty"`       // What objects look like.
-	Subresources *CustomResourceSubresources `json:"subresources,omitempty"` // Which subresources objects have.
+	Schema       *CustomResourceValidation   `json:"schema,omitempty" protobuf:"4"`       // What objects look like.
+	Subresources *CustomResourceSubresources `json:"subresources,omitempty" protobuf:"5"` // Which subresources objects have.
 	// +listType=atomic
-	AdditionalPrinterColumns []CustomResourceColumnDefinition `json:"additionalPrinterColumns,omitempty"` // Columns of kubectl get; the age if there are none.
+	AdditionalPrinterColumns []CustomResourceColumnDefinition `json:"additionalPrinterColumns,omitempty" protobuf:"6"` // Columns of kubectl get; the age if there are none.
 	// +listType=atomic
-	SelectableFields []SelectableField `json:"selectableFields,omitempty"` // Fields that field selectors may name.
+	SelectableFields []SelectableField `json:"selectableFields,omitempty" protobuf:"9"` // Fields that field selectors may name.
 }
 
 // CustomResourceConversion says how versions become each other.
@@ -105,16 +105,16 @@ type CustomResourceConversion struct {
 
 // WebhookConversion asks another program to convert.
 type WebhookConversion struct {
-	ClientConfig *WebhookClientConfig `json:"clientConfig,omitempty"` // Where it is.
+	ClientConfig *WebhookClientConfig `json:"clientConfig,omitempty" protobuf:"2"` // Where it is.
 	// +listType=atomic
-	ConversionReviewVersions []string `json:"conversionReviewVersions"` // Versions of ConversionReview that it understands, the best first.
+	ConversionReviewVersions []string `json:"conversionReviewVersions" protobuf:"3"` // Versions of ConversionReview that it understands, the best first.
 }
 
 // WebhookClientConfig is where that program is.
 type WebhookClientConfig struct {
-	URL      *string                  `json:"url,omitempty"`      // Its address, beginning with https://; or say service.
-	Service  *WebhookServiceReference `json:"service,omitempty"`  // The Service that it is behind; or say url.
-	CABundle []byte                   `json:"caBundle,omitempty"` // PEM of the CAs that its certificate is checked with.
+	URL      *string                  `json:"url,omitempty" protobuf:"3"`      // Its address, beginning with https://; or say service.
+	Service  *WebhookServiceReference `json:"service,omitempty" protobuf:"1"`  // The Service that it is behind; or say url.
+	CABundle []byte                   `json:"caBundle,omitempty" protobuf:"2"` // PEM of the CAs that its certificate is checked with.
 }
 
 // WebhookServiceReference names a Service.

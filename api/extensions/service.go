@@ -39,9 +39,9 @@ type APIServiceSpec struct {
 	Version               string            `json:"version,omitempty"`               // API version that is served.
 	InsecureSkipTLSVerify bool              `json:"insecureSkipTLSVerify,omitempty"` // Whether any certificate will do. Better give a caBundle.
 	// +listType=atomic
-	CABundle             []byte `json:"caBundle,omitempty"`   // PEM of the CAs that its certificate is checked with; the system's if empty.
-	GroupPriorityMinimum int32  `json:"groupPriorityMinimum"` // Place of the group among the others: the higher, the earlier in discovery.
-	VersionPriority      int32  `json:"versionPriority"`      // Place of the version in its group: the higher, the earlier.
+	CABundle             []byte `json:"caBundle,omitempty"`                // PEM of the CAs that its certificate is checked with; the system's if empty.
+	GroupPriorityMinimum int32  `json:"groupPriorityMinimum" protobuf:"7"` // Place of the group among the others: the higher, the earlier in discovery.
+	VersionPriority      int32  `json:"versionPriority" protobuf:"8"`      // Place of the version in its group: the higher, the earlier.
 }
 
 // ServiceReference names a Service; its port is 443 unless it says otherwise.

@@ -19,7 +19,7 @@ import (
 
 func definitionRows() []*Row {
 	definition := kind[extensions.CustomResourceDefinition, extensions.CustomResourceDefinitionList](Row{
-		ShortNames: names("crd", "crds"), Categories: names("api-extensions"), Status: true,
+		ShortNames: names("crd", "crds"), Categories: names("api-extensions"), Status: true, StoredJSON: true,
 		Prefix: extensions.DefinitionGroup + "/customresourcedefinitions",
 		Read: func(data []byte) (Object, error) {
 			d, err := custom.DecodeStored(data)
@@ -37,7 +37,7 @@ func definitionRows() []*Row {
 
 func serviceRows() []*Row {
 	service := kind[extensions.APIService, extensions.APIServiceList](Row{
-		Singular: "apiservice", Categories: names("api-extensions"), Status: true, Prefix: extensions.ServiceGroup + "/apiservices",
+		Singular: "apiservice", Categories: names("api-extensions"), Status: true, StoredJSON: true, Prefix: extensions.ServiceGroup + "/apiservices",
 		Strategy: lifecycle(false).with(func(s *Strategy) {
 			s.Default = on(defaultAPIService)
 			s.RequireResourceVersion = true

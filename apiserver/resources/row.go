@@ -37,6 +37,9 @@ type Row struct {
 	// ListKind is Kind+"List" unless a definition says otherwise.
 	ListKind string
 
+	// StoredJSON is set for kinds that are JSON in etcd whatever form is chosen
+	// for the others, as upstream's are.
+	StoredJSON bool
 	// Read decodes what lies in etcd where that may be of another version than
 	// the row's; nil means that it is not.
 	Read func(data []byte) (Object, error)

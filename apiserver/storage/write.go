@@ -245,7 +245,7 @@ func (t *Table) operation(ctx context.Context, key string, value []byte) (client
 func (t *Table) encode(obj resources.Object) ([]byte, error) {
 	obj.SetResourceVersion("")
 	gvk := t.row.GVK()
-	if t.store.cfg.MediaType == ProtobufMediaType {
+	if t.store.cfg.MediaType == ProtobufMediaType && !t.row.StoredJSON {
 		if value, err := EncodeProtobuf(obj, gvk); err == nil {
 			return value, nil
 		} // kinds without a protobuf form are stored as JSON
