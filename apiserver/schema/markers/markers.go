@@ -131,7 +131,7 @@ func collectConstants(file *ast.File, into map[string]string) {
 
 func collectType(spec *ast.TypeSpec, groupDoc *ast.CommentGroup, constants map[string]string, described bool) []string {
 	structure, ok := spec.Type.(*ast.StructType)
-	if !ok {
+	if !ok || !spec.Name.IsExported() {
 		return nil
 	}
 	doc := spec.Doc
