@@ -17,6 +17,7 @@ import (
 
 	"tinykube/apiserver/resources"
 	"tinykube/apiserver/storage"
+	"tinykube/internal/linger"
 )
 
 // Config is everything a person can choose about an API server. Paths name PEM
@@ -292,7 +293,7 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 	}
 	s.address = listener.Addr()
 	close(s.listening)
-	return listener, nil
+	return linger.Listen(listener), nil
 }
 
 // port is the port that was really taken.

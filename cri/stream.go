@@ -17,6 +17,8 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
+
+	"tinykube/internal/linger"
 )
 
 // streamServer serves exec, attach and port-forward over HTTP upgrades
@@ -42,10 +44,11 @@ func newStreamServer(s *Server) (*streamServer, error) {
 // listen must come before the gRPC server hands out URLs.
 func (s *streamServer) listen() (net.Listener, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err == nil {
-		s.base.Host = listener.Addr().String()
+	if err != nil {
+		return nil, err
 	}
-	return listener, err
+	s.base.Host = listener.Addr().String()
+	return linger.Listen(listener), nil
 }
 
 func (s *streamServer) run(ctx context.Context, listener net.Listener) error {

@@ -25,6 +25,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tinykube/internal/linger"
 )
 
 // The node API: what the API server asks a kubelet on behalf of kubectl logs,
@@ -108,6 +110,7 @@ func serve(ctx context.Context, server *http.Server, address string, secure bool
 	server.BaseContext = func(net.Listener) context.Context { return ctx }
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
+	listener = linger.Listen(listener)
 	if secure {
 		err = server.ServeTLS(listener, "", "")
 	} else {
