@@ -91,7 +91,7 @@ func alone(ctx context.Context, r *run) (*site, *programs, error) {
 		return nil, nil, errors.New("nobody can be reached on 127.0.0.1 in this network namespace: ip link set lo up")
 	}
 	p, data := &programs{run: r}, filepath.Join(r.scratch, "apiserver")
-	if err := p.start("kube-apiserver", "--bind-address=127.0.0.1", "--secure-port=0", "--etcd-data-dir="+data); err != nil {
+	if err := p.start("kube-apiserver", "--bind-address=127.0.0.1", "--secure-port=0", "--allow-privileged", "--etcd-data-dir="+data); err != nil {
 		return nil, nil, err
 	}
 	kubeconfig := filepath.Join(data, "pki", "admin.conf")
