@@ -146,11 +146,12 @@ func (f *fieldTracker) update(q *request, obj, old resources.Object) {
 
 // tracked reports whether the fields of a new object are tracked.
 //
-// Simplified: not those of an object that is made in another form than it is
-// stored in (autoscaling/v1, events.k8s.io). If such an object is applied
+// Simplified: not those of what the server makes itself (reading every schema
+// would double the time of a start), nor of an object that is made in another
+// form than it is stored in (autoscaling/v1, events.k8s.io). If it is applied
 // after all, its earlier fields belong to "before-first-apply".
 func tracked(q *request) bool {
-	return q.row.Stored() && (q.row.StoredAs == nil || q.row.Custom != nil)
+	return q.row.Stored() && (q.row.StoredAs == nil || q.row.Custom != nil) && q.user.name != userSelf
 }
 
 // apply answers PATCH with an apply patch.
