@@ -51,8 +51,13 @@ func informer[T client.Object](api *client.Client, kind client.Kind[T], log *slo
 
 // Run watches until ctx ends.
 func (o *objects) Run(ctx context.Context) error {
+	return together(ctx, o.namespaces.Run, o.services.Run, o.controllers.Run, o.replicaSets.Run, o.stateful.Run, o.budgets.Run, o.storage.Run)
+}
+
+// together runs all until ctx ends or one fails.
+func together(ctx context.Context, runs ...func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{o.namespaces.Run, o.services.Run, o.controllers.Run, o.replicaSets.Run, o.stateful.Run, o.budgets.Run, o.storage.Run} {
+	for _, run := range runs {
 		g.Go(func() error { return run(ctx) })
 	}
 	return g.Wait()

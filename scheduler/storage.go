@@ -8,8 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
-	"golang.org/x/sync/errgroup"
-
 	"tinykube/client"
 	"tinykube/scheduler/framework"
 )
@@ -54,11 +52,7 @@ func newStorage(api *client.Client, log *slog.Logger) *storage {
 
 // Run watches until ctx ends.
 func (s *storage) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, run := range []func(context.Context) error{s.claims.Run, s.volumes.Run, s.classes.Run, s.csiNodes.Run, s.drivers.Run, s.capacities.Run, s.attachments.Run} {
-		g.Go(func() error { return run(ctx) })
-	}
-	return g.Wait()
+	return together(ctx, s.claims.Run, s.volumes.Run, s.classes.Run, s.csiNodes.Run, s.drivers.Run, s.capacities.Run, s.attachments.Run)
 }
 
 // Synced are closed once everything has been seen.

@@ -184,6 +184,20 @@ func readStruct(data []byte, v reflect.Value, depth int) error {
 		return v.Addr().Interface().(foreign).Unmarshal(data)
 	}
 	fields := fieldsOf(v)
+	return eachField(data, func(number protowire.Number, kind protowire.Type, value []byte) error {
+		i := slices.IndexFunc(fields, func(f field) bool { return f.number == number })
+		if i < 0 {
+			return nil
+		}
+		if err := readField(value, kind, fields[i].value, depth); err != nil {
+			return fmt.Errorf("%s, field %d: %w", v.Type().Name(), number, err)
+		}
+		return nil
+	})
+}
+
+// eachField takes a message apart; the lengths of what it shows are checked.
+func eachField(data []byte, see func(number protowire.Number, kind protowire.Type, value []byte) error) error {
 	for len(data) > 0 {
 		number, kind, n := protowire.ConsumeTag(data)
 		if n < 0 {
@@ -193,10 +207,8 @@ func readStruct(data []byte, v reflect.Value, depth int) error {
 		if n = protowire.ConsumeFieldValue(number, kind, data); n < 0 {
 			return protowire.ParseError(n)
 		}
-		if i := slices.IndexFunc(fields, func(f field) bool { return f.number == number }); i >= 0 {
-			if err := readField(data[:n], kind, fields[i].value, depth); err != nil {
-				return fmt.Errorf("%s, field %d: %w", v.Type().Name(), number, err)
-			}
+		if err := see(number, kind, data[:n]); err != nil {
+			return err
 		}
 		data = data[n:]
 	}
@@ -257,24 +269,14 @@ func readEntry(data []byte, v reflect.Value, depth int) error {
 		v.Set(reflect.MakeMap(v.Type()))
 	}
 	key, value := "", reflect.New(v.Type().Elem()).Elem()
-	for len(data) > 0 {
-		number, kind, n := protowire.ConsumeTag(data)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		data = data[n:]
-		if n = protowire.ConsumeFieldValue(number, kind, data); n < 0 {
-			return protowire.ParseError(n)
-		}
-		part := value
+	err := eachField(data, func(number protowire.Number, kind protowire.Type, data []byte) error {
 		if number == 1 {
-			part = reflect.ValueOf(&key).Elem()
+			return readField(data, kind, reflect.ValueOf(&key).Elem(), depth)
 		}
-		if err := readField(data[:n], kind, part, depth); err != nil {
-			return err
-		}
-		data = data[n:]
+		return readField(data, kind, value, depth)
+	})
+	if err == nil {
+		v.SetMapIndex(reflect.ValueOf(key), value)
 	}
-	v.SetMapIndex(reflect.ValueOf(key), value)
-	return nil
+	return err
 }

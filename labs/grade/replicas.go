@@ -56,15 +56,20 @@ const (
 	emptied = "as many pods are deleted as are too many"
 )
 
+// grown is scaled, and the pods that there are then.
+func (p *play) grown(ctx context.Context, replicas int32, made int) ([]*corev1.Pod, error) {
+	if err := p.scaled(ctx, replicas, made, 0); err != nil {
+		return nil, err
+	}
+	return p.alive(ctx)
+}
+
 func fill(ctx context.Context, p *play) error {
 	return p.scaled(ctx, 3, 3, 0)
 }
 
 func refill(ctx context.Context, p *play) error {
-	if err := p.scaled(ctx, 3, 3, 0); err != nil {
-		return err
-	}
-	pods, err := p.alive(ctx)
+	pods, err := p.grown(ctx, 3, 3)
 	if err != nil {
 		return err
 	}
@@ -84,10 +89,7 @@ func shrink(ctx context.Context, p *play) error {
 // leastLost makes four pods that are in four states, and takes them away one
 // by one.
 func leastLost(ctx context.Context, p *play) error {
-	if err := p.scaled(ctx, 4, 4, 0); err != nil {
-		return err
-	}
-	pods, err := p.alive(ctx)
+	pods, err := p.grown(ctx, 4, 4)
 	if err != nil {
 		return err
 	}
@@ -122,10 +124,7 @@ func leastLost(ctx context.Context, p *play) error {
 
 // spread has eleven ready pods on four nodes, eight of them on one.
 func spread(ctx context.Context, p *play) error {
-	if err := p.scaled(ctx, 11, 11, 0); err != nil {
-		return err
-	}
-	pods, err := p.alive(ctx)
+	pods, err := p.grown(ctx, 11, 11)
 	if err != nil {
 		return err
 	}
@@ -154,10 +153,7 @@ func spread(ctx context.Context, p *play) error {
 // ended has one pod that failed and one that takes its time to go: nobody on
 // its node answers, since there is no node.
 func ended(ctx context.Context, p *play) error {
-	if err := p.scaled(ctx, 3, 3, 0); err != nil {
-		return err
-	}
-	pods, err := p.alive(ctx)
+	pods, err := p.grown(ctx, 3, 3)
 	if err != nil {
 		return err
 	}

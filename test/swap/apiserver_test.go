@@ -24,6 +24,7 @@ import (
 	"tinykube/client"
 	"tinykube/internal/etcdtest"
 	"tinykube/internal/testenv"
+	"tinykube/test/clusters"
 )
 
 func TestMain(m *testing.M) { etcdtest.Main(m) }
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) { etcdtest.Main(m) }
 // over the same etcd, at the same address, shows every one of them as ours did,
 // writes its own, and ours shows these as it did, and again everything else.
 func TestTradingPlaces(t *testing.T) {
-	path := program(t, "KUBE_APISERVER")
+	path := clusters.Program(t, "KUBE_APISERVER")
 	env := testenv.New(t)
 	ours := open(t, env.Config)
 	shown := ours.follow(t)

@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
+
+	"tinykube/test/clusters"
 )
 
 // The rest of this folder tests seams one by one; this file tests them all at
@@ -89,7 +91,7 @@ func (c *clusterUnderTest) onNode0(stdin, line string) string {
 // TestRealSchedulerAsStaticPod replaces the command of the scheduler's static
 // pod by the real program, lets it place pods, and puts ours back.
 func TestRealSchedulerAsStaticPod(t *testing.T) {
-	path := program(t, "KUBE_SCHEDULER")
+	path := clusters.Program(t, "KUBE_SCHEDULER")
 	c := up(t)
 	ours, theirs := c.manifests("kube-scheduler", path)
 	c.place(t, "before", 2, "")
@@ -103,7 +105,7 @@ func TestRealSchedulerAsStaticPod(t *testing.T) {
 // TestRealControllerManagerAsStaticPod does the same to the controller manager:
 // what ours has made stays as it is, and each brings what is asked of it.
 func TestRealControllerManagerAsStaticPod(t *testing.T) {
-	path := program(t, "KUBE_CONTROLLER_MANAGER")
+	path := clusters.Program(t, "KUBE_CONTROLLER_MANAGER")
 	c := up(t)
 	ours, theirs := c.manifests("kube-controller-manager", path)
 	c.run("", "kubectl", "create", "deployment", "lasting", "--image=tinykube.local/pause:3.10", "--replicas=2")

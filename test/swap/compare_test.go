@@ -30,10 +30,11 @@ import (
 	"tinykube/scheduler/config"
 	"tinykube/scheduler/framework"
 	"tinykube/scheduler/simulate"
+	"tinykube/test/clusters"
 )
 
 var (
-	clusters  = flag.Int("clusters", 50, "how many random clusters to decide about")
+	howMany   = flag.Int("clusters", 50, "how many random clusters to decide about")
 	firstSeed = flag.Uint64("first", 1, "seed of the first of them")
 	record    = flag.String("record", "", "file for what the real scheduler decided")
 	verbosity = flag.String("their-v", "0", "verbosity of the real scheduler")
@@ -53,7 +54,7 @@ func TestCompareScheduler(t *testing.T) {
 	recorded := map[uint64][]simulate.Outcome{}
 	kinds := map[string]int{}
 	began := time.Now()
-	for seed := *firstSeed; seed < *firstSeed+uint64(*clusters) && differences < tooMany; seed++ {
+	for seed := *firstSeed; seed < *firstSeed+uint64(*howMany) && differences < tooMany; seed++ {
 		cluster := randomcluster.New(seed)
 		judge := c.judge(cluster)
 		c.create(cluster)
@@ -108,7 +109,7 @@ type comparison struct {
 type seen struct{ node, sentence, nominated string }
 
 func newComparison(t *testing.T) *comparison {
-	path := program(t, "KUBE_SCHEDULER")
+	path := clusters.Program(t, "KUBE_SCHEDULER")
 	server := testenv.Start(t)
 	// As fast as the server is; the real one's default is 50 requests a second.
 	api, err := client.New(server)

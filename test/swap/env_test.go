@@ -18,19 +18,6 @@ import (
 // patience bounds a wait that should end in far less.
 const patience = 60 * time.Second
 
-// program returns the path in an environment variable.
-func program(t testing.TB, env string) string {
-	t.Helper()
-	path := os.Getenv(env)
-	if path == "" {
-		t.Fatalf("$%s is not set: give the path of a real program, for example make smoke-swap %s=/usr/local/bin/…", env, env)
-	}
-	if _, err := exec.LookPath(path); err != nil {
-		t.Fatalf("$%s: %v", env, err)
-	}
-	return path
-}
-
 // kubeconfig writes the way to the server into a file.
 func kubeconfig(t testing.TB, c *client.Config) string {
 	t.Helper()

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"tinykube/internal/testenv"
+	"tinykube/test/clusters"
 )
 
 // step is one command line and what it must print (a regular expression over
@@ -99,7 +100,7 @@ var steps = []step{
 }
 
 func TestRealKubectl(t *testing.T) {
-	path := program(t, "KUBECTL")
+	path := clusters.Program(t, "KUBECTL")
 	server := testenv.Start(t)
 	env := append(os.Environ(), "KUBECONFIG="+kubeconfig(t, server), "HOME="+t.TempDir())
 	run := func(ctx context.Context, s step, dir string) (string, error) {

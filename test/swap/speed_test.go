@@ -23,6 +23,7 @@ import (
 
 	"tinykube/client"
 	"tinykube/internal/testenv"
+	"tinykube/test/clusters"
 )
 
 // full gives the counts of upstream's scheduler_perf to its workloads, which
@@ -112,7 +113,7 @@ func BenchmarkSchedulers(b *testing.B) {
 	}
 	contestants := []string{ours}
 	if os.Getenv("KUBE_SCHEDULER") != "" {
-		contestants = append(contestants, program(b, "KUBE_SCHEDULER"))
+		contestants = append(contestants, clusters.Program(b, "KUBE_SCHEDULER"))
 	}
 	config := b.TempDir() + "/config.yaml"
 	server := testenv.Start(b)
