@@ -18,13 +18,14 @@ import (
 )
 
 const (
-	// recorderWriters send at the same time. An object's events all go to one
-	// of them, so they arrive in order and are counted in one place.
-	recorderWriters = 16
+	// recorderWriters send at the same time: few, so that in a rush what is
+	// done comes before what is told of it. An object's events all go to one of
+	// them, so they arrive in order and are counted in one place.
+	recorderWriters = 4
 	// recorderBuffer is how many events may wait per writer; when it is full,
 	// further ones are dropped: events are advice, and must never slow down
 	// what they tell of.
-	recorderBuffer = 1000
+	recorderBuffer = 4000
 	// recorderMemory is how many distinct events a writer remembers for counting.
 	recorderMemory = 1024
 	// recorderWindow is how long a repetition adds to the same event.

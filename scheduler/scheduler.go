@@ -20,8 +20,7 @@ import (
 
 // maxBinding bounds the bindings and failure reports under way. When the API
 // server is slower than the scheduler, the loop waits here, and new pods wait
-// in the queue. It is no more than the recorder's writers, so that events keep
-// up with what they tell.
+// in the queue.
 const maxBinding = 16
 
 // Config is what the scheduler is told.

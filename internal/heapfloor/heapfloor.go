@@ -1,4 +1,5 @@
-// Package heapfloor lets a small heap grow before it is collected.
+// Package heapfloor says when a heap is collected: a small one later than Go
+// would, or any one earlier (Tight).
 //
 // Go collects when the heap has doubled. For a server that keeps 5 MB that is
 // after every few megabytes of garbage, and each time the collector looks
@@ -27,6 +28,15 @@ const (
 	// with the percentage.
 	least = 4 << 20
 )
+
+// Tight lets the heap grow by half instead of to double its size, for the whole
+// process: for programs whose memory is caches that others fill, and who have
+// time. The variable GOGC comes first here as well.
+func Tight() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(standard / 2)
+	}
+}
 
 // Set sets the floor, in bytes, for the whole process and for good. The
 // variable GOGC, by which a person says the same thing, comes first.

@@ -75,6 +75,17 @@ func Built(t testing.TB, name string) string {
 	return path
 }
 
+// Own builds one of our programs by itself, which a benchmark compares with the
+// real one: the all-in-one has the code of all others in memory as well.
+func Own(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if out, err := exec.Command("go", "build", "-C", reference.Checkout(t), "-ldflags=-s -w", "-o", path, "./cmd/"+name).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return path
+}
+
 // Process is a program that runs until Stop, or the end of the test.
 type Process struct {
 	t    testing.TB

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,11 +106,7 @@ type result struct {
 //
 //	KUBE_SCHEDULER=path go test -C test ./swap -run - -bench Schedulers -benchtime 1x
 func BenchmarkSchedulers(b *testing.B) {
-	ours := filepath.Join(b.TempDir(), "kube-scheduler")
-	if out, err := exec.Command("go", "build", "-C", "../..", "-o", ours, "./cmd/kube-scheduler").CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
-	contestants := []string{ours}
+	contestants := []string{clusters.Own(b, "kube-scheduler")}
 	if os.Getenv("KUBE_SCHEDULER") != "" {
 		contestants = append(contestants, clusters.Program(b, "KUBE_SCHEDULER"))
 	}
@@ -182,7 +177,7 @@ func race(b *testing.B, api *client.Client, w workload, prefix, path, config str
 	var waits []time.Duration
 	done := make(chan struct{})
 	begin := time.Now()
-	informer := client.NewInformer(pods, client.InformerOptions[*corev1.Pod]{Logger: slog.New(slog.DiscardHandler)})
+	informer := client.NewInformer(pods.Protobuf(), client.InformerOptions[*corev1.Pod]{Logger: slog.New(slog.DiscardHandler)})
 	informer.OnChange(func(old, new *corev1.Pod) {
 		if old == nil || new == nil || old.Spec.NodeName != "" || new.Spec.NodeName == "" || !strings.HasPrefix(new.Name, prefix) {
 			return
@@ -221,6 +216,7 @@ func race(b *testing.B, api *client.Client, w workload, prefix, path, config str
 	case <-time.After(10 * time.Minute):
 		b.Errorf("%s: not all pods were bound", w.name)
 	}
+	told(b, api)
 	r.mebibytes = peakMemory(b, cmd.Process.Pid)
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	_ = cmd.Wait()
@@ -232,6 +228,22 @@ func race(b *testing.B, api *client.Client, w workload, prefix, path, config str
 		b.Fatal(err)
 	}
 	return r
+}
+
+// told waits until nobody writes events any more: they may come later than what
+// they tell of, but who wrote them has to answer for their cost.
+func told(b *testing.B, api *client.Client) {
+	b.Helper()
+	for n, before := int64(0), int64(-1); n != before; time.Sleep(2 * time.Second) {
+		list, err := client.For(api, client.Events).List(b.Context(), "default", metav1.ListOptions{Limit: 1})
+		if err != nil {
+			b.Fatal(err)
+		}
+		before, n = n, 0
+		if list.RemainingItemCount != nil {
+			n = *list.RemainingItemCount
+		}
+	}
 }
 
 // peakMemory reads VmHWM. The usage that wait returns would not do: it begins

@@ -25,6 +25,7 @@ import (
 	"tinykube/controllers/nodelifecycle"
 	"tinykube/internal/flags"
 	"tinykube/internal/healthz"
+	"tinykube/internal/heapfloor"
 )
 
 // options are the values of the flags that do not go straight into Config.
@@ -147,6 +148,7 @@ func (o *options) run(ctx context.Context) error {
 	if err := o.complete(); err != nil {
 		return err
 	}
+	heapfloor.Tight()
 	log := o.logging.Logger("controller-manager")
 	manager, err := controllers.New(o.Config, log)
 	if err != nil {

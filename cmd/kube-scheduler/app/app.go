@@ -21,6 +21,7 @@ import (
 	"tinykube/client"
 	"tinykube/internal/flags"
 	"tinykube/internal/healthz"
+	"tinykube/internal/heapfloor"
 	"tinykube/scheduler"
 	"tinykube/scheduler/config"
 )
@@ -97,6 +98,7 @@ func (o *options) run(ctx context.Context) error {
 	if o.writeConfig != "" {
 		return writeConfig(o.writeConfig, component)
 	}
+	heapfloor.Tight()
 	log := o.logging.Logger("scheduler")
 	api, err := o.connect(component)
 	if err != nil {
