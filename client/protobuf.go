@@ -22,7 +22,10 @@ import (
 //	                                                           raw = the object
 //
 // Upstream: kubernetes apimachinery pkg/runtime/serializer/protobuf
-const protobufType = "application/vnd.kubernetes.protobuf"
+const (
+	protobufType = "application/vnd.kubernetes.protobuf"
+	jsonType     = "application/json"
+)
 
 var protobufMagic = []byte("k8s\x00")
 
@@ -30,10 +33,10 @@ var protobufMagic = []byte("k8s\x00")
 const maxFrame = 16 << 20
 
 // Protobuf returns the same resource with its watches in protobuf. All kinds of
-// k8s.io/api can be read so.
+// k8s.io/api can be read so; others, and mere metadata, stay what they are.
 func (r *Resource[T]) Protobuf() *Resource[T] {
 	c := *r
-	if _, can := any(c.new()).(unmarshaler); can {
+	if _, can := any(c.new()).(unmarshaler); can && c.accept == jsonType {
 		c.watchAccept = protobufType + "," + r.accept
 	}
 	return &c

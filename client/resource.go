@@ -34,7 +34,7 @@ type List[T Object] struct {
 // For binds a Kind to a Client. With T = *metav1.PartialObjectMetadata the
 // server sends metadata only, whatever the kind.
 func For[T Object](c *Client, k Kind[T]) *Resource[T] {
-	r := &Resource[T]{Kind: k, client: c, accept: "application/json"}
+	r := &Resource[T]{Kind: k, client: c, accept: jsonType}
 	if _, ok := any(r.new()).(*metav1.PartialObjectMetadata); ok {
 		r.accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 	}

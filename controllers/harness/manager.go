@@ -97,7 +97,7 @@ func StoreSelected[T client.Object](s *Scope, kind client.Kind[T], fieldSelector
 	id := kind.Plural + "." + kind.Group + "?" + fieldSelector
 	shared, ok := m.views[id].(*view[T])
 	if !ok {
-		api := client.For(m.shared, kind)
+		api := client.For(m.shared, kind).Protobuf()
 		shared = &view[T]{
 			api: api,
 			informer: client.NewInformer(api, client.InformerOptions[T]{
