@@ -141,14 +141,14 @@ KWOK_STAGES := node/fast/node-initialize node/heartbeat-with-lease/node-heartbea
 $(BIN)/kwok-stages.yaml: test/kwok/go.mod $(BIN)/kwok
 	for stage in $(KWOK_STAGES); do echo ---; cat "$$($(GO) list -C test/kwok -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage/$$stage.yaml"; done > $@
 
-.PHONY: test test-all fuzz sizes lint e2e e2e-containerd labs bench smoke-swap
+.PHONY: test test-all fuzz sizes lint e2e e2e-containerd labs vm bench smoke-swap
 test: lint build kwok e2e labs ## all that must be true of every commit: vet, staticcheck, unit tests, a whole cluster
 	TINYKUBE_MUST_RUN=1 $(GO) test ./...
 	$(GO) test -C payload/tools ./...
 	$(GO) test -C test ./informers/... ./hollow/...
 
 SWAP_PROGRAMS := $(strip $(KUBE_SCHEDULER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(KUBE_APISERVER))
-test-all: test fuzz e2e-containerd $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, smoke-swap if a program is given
+test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap if a program is given
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
 	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
@@ -179,6 +179,12 @@ lab-%: build
 e2e-containerd: build ## the same with the CRI plugin of containerd in the place of our CRI server
 	TINYKUBE_E2E_UP='--container-runtime-endpoint unix:///run/containerd/containerd.sock' \
 		$(GO) test -C test -count=1 -v -timeout 25m ./e2e/... -skip '^Test(Kill|OtherRuntime)'
+
+# Another kernel, for what this machine's may lack: IPVS, cgroup v2. It is emulated, and so takes minutes.
+vm: $(BIN)/vm/boot ## tests in a virtual machine (QEMU, without KVM and without root)
+	$(GO) test -C test -count=1 -v -timeout 30m ./vm/...
+$(BIN)/vm/boot: scripts/vm-kernel.sh
+	scripts/vm-kernel.sh $(BIN)/vm
 
 bench: build ## figures of this machine, in one run
 	@scripts/bench.sh

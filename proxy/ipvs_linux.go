@@ -73,7 +73,7 @@ func (b *IPVS) Sync(ctx context.Context, state State, options Options) (bool, er
 	if err != nil {
 		return false, err
 	}
-	err = errors.Join(b.setAddresses(nil, c.remove[ipvsAddresses]), b.setServers(ctx, c), b.setAddresses(c.add[ipvsAddresses], nil))
+	err = errors.Join(b.setAddresses(c.remove[ipvsAddresses], netlink.AddrDel), b.setServers(ctx, c), b.setAddresses(c.add[ipvsAddresses], netlink.AddrReplace))
 	b.known = err == nil
 	return wrote || !c.empty(), err
 }
@@ -211,9 +211,9 @@ func (b *IPVS) openServers(ctx context.Context) (map[string]bool, error) {
 	return open, err
 }
 
-// setAddresses puts addresses on kube-ipvs0 and takes them away. The link is
+// setAddresses puts addresses on kube-ipvs0 or takes them away. The link is
 // down: the addresses are local all the same, and nobody asks it anything.
-func (b *IPVS) setAddresses(remove, add []element) error {
+func (b *IPVS) setAddresses(list []element, how func(netlink.Link, *netlink.Addr) error) error {
 	link, err := netlink.LinkByName(ipvsLink)
 	if err != nil {
 		attributes := netlink.NewLinkAttrs()
@@ -225,17 +225,15 @@ func (b *IPVS) setAddresses(remove, add []element) error {
 			return err
 		}
 	}
-	change := func(list []element, how func(netlink.Link, *netlink.Addr) error) (errs []error) {
-		for _, e := range list {
-			ip := netip.MustParseAddr(e.key)
-			mask := net.CIDRMask(ip.BitLen(), ip.BitLen())
-			if err := how(link, &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: mask}}); err != nil {
-				errs = append(errs, fmt.Errorf("address %s: %w", ip, err))
-			}
+	var errs []error
+	for _, e := range list {
+		ip := netip.MustParseAddr(e.key)
+		mask := net.CIDRMask(ip.BitLen(), ip.BitLen())
+		if err := how(link, &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: mask}}); err != nil {
+			errs = append(errs, fmt.Errorf("address %s: %w", ip, err))
 		}
-		return errs
 	}
-	return errors.Join(append(change(remove, netlink.AddrDel), change(add, netlink.AddrReplace)...)...)
+	return errors.Join(errs...)
 }
 
 // look reads what the kernel holds of ours; what we know of and the kernel

@@ -195,7 +195,8 @@ func testUDPEndpointMoves(t *testing.T, w *world) {
 				return err
 			}
 			n, err := deleteStaleFlows(w.family, newUDPFlows(w.state(0, dns, []*discoveryv1.EndpointSlice{slice}), local))
-			if ip == "10.244.1.5" && n != 1 {
+			// IPVS forgets a flow with its server, and the kernel's tracking with it.
+			if ip == "10.244.1.5" && n != 1 && w.mode != modeIPVS {
 				t.Errorf("deleted %d flows", n)
 			}
 			return err
@@ -338,12 +339,13 @@ func TestSwitchModes(t *testing.T) {
 	slice := makeSlice("web", corev1.ProtocolTCP, 8080, "10.244.0.5@node-0")
 	ctx, log := context.Background(), slog.New(slog.DiscardHandler)
 	modes := Modes
-	if len(testModes) > 1 {
+	if !slices.Contains(testModes, testMode{modeIPVS, IPv4}) {
 		modes = []string{modeIPTables, modeNFTables}
 	}
 	for _, mode := range append(modes, modes...) {
 		w.mode = mode
 		w.proxies = [2]Backend{w.backend(), w.backend()}
+		w.setSysctls()
 		w.sync(web, slice)
 		for _, node := range w.nodes {
 			node.Must(func() error { return CleanOthers(ctx, mode, "", IPv4, log) })

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Installs the system packages that building and running tinykube needs, if any is missing. `make deps` calls it.
+# With the argument vm also those that tests in a virtual machine need.
 #
 # What is looked for is the thing itself (a command, a header), not the package: a gcc or iptables from elsewhere is as
 # good. apt's lists are fetched only when the first try to install fails, as it does when they are missing or stale.
@@ -25,6 +26,14 @@ need_command mount mount
 # The header and the static library alone are no use without libc's own headers, which gcc only recommends.
 [ -e /usr/include/stdio.h ] || need libc6-dev
 [ -e /usr/include/seccomp.h ] || need libseccomp-dev
+if [ "${1:-}" = vm ]; then
+	need_command qemu-system-x86_64 qemu-system-x86
+	need_command busybox busybox-static
+	need_command ipset ipset
+	need_command ipvsadm ipvsadm
+	need_command depmod kmod
+	[ -e /etc/protocols ] || need netbase
+fi
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "deps: there is no go in PATH; install Go 1.26 or newer from https://go.dev/dl" >&2
