@@ -40,4 +40,6 @@
 // etcd, never schedules, and never ends a pod because the API server is away.
 //
 // Start reading at worker.go.
+//
+// Book: docs/13-the-kubelet-alone.md
 package kubelet

@@ -47,6 +47,10 @@ type verdict struct {
 // planPod decides the next step of a pod that should run.
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/kuberuntime computePodActions.
+//
+// LAB 13 plan: first the sandbox, with all that a new one asks for, then the
+// init containers, then the others. The helpers below answer one question each;
+// which ones, in what order, and where to stop, is the state machine.
 func planPod(pod *corev1.Pod, seen *observedPod, verdictOf func(*observedContainer) verdict) podPlan {
 	sandbox := seen.sandbox()
 	if needNewSandbox(pod, seen) {

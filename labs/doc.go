@@ -2,7 +2,7 @@
 //
 //	README.md ──parse──▶ prose and blocks ──run──▶ terminals (bash) ──match──▶ ✓, or what differed and where
 //	                                        │
-//	                             needs: nothing · network · apiserver · hollow · cluster
+//	                             needs: nothing · network · apiserver · hollow · machine · cluster
 //
 // A fenced block whose first word is `console` shows a terminal: lines with
 // "$ " are typed, lines with "> " continue them, the others are what must come

@@ -41,6 +41,7 @@ var places = map[string]func(context.Context, *run) (*site, error){
 	"network":   network,
 	"apiserver": apiserver,
 	"hollow":    hollow,
+	"machine":   machine,
 	"cluster":   onCluster,
 }
 
@@ -92,6 +93,25 @@ func network(ctx context.Context, r *run) (*site, error) {
 	enter := []string{"nsenter", "--preserve-credentials", "-U", "-n", "-m", "--wd=" + r.scratch, "-t", strconv.Itoa(holder.Process.Pid)}
 	away := func() []string { return []string{"kill " + strconv.Itoa(holder.Process.Pid)} }
 	return &site{shell: append(enter, bash...), leave: leave, away: away}, nil
+}
+
+// machine is a node on which only containerd was started. It is the lab's own.
+func machine(ctx context.Context, r *run) (*site, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("lab %s needs a machine of its own, and only root can make one: use sudo", r.lab.Number)
+	}
+	dir := filepath.Join(r.scratch, "cluster")
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(r.Out, "  … bringing up a bare machine in %s\n", dir)
+	down := func(ctx context.Context) error { return r.down(ctx, dir) }
+	if err := r.self(ctx, nil, "up", "--bare", "--nodes", "1", "--dir", dir, "--api-port", strconv.Itoa(port)); err != nil {
+		return nil, errors.Join(err, down(context.WithoutCancel(ctx)))
+	}
+	return &site{shell: bash, leave: down, env: []string{"TINYKUBE_DIR=" + dir},
+		away: func() []string { return []string{quoted(r.Self) + " down --dir " + quoted(dir)} }}, nil
 }
 
 // onCluster is a namespace of a whole cluster: of the one that is there, of

@@ -191,7 +191,7 @@ func TestBadReadmes(t *testing.T) {
 	header := "---\nneeds: nothing\nseconds: 1\n---\n# T\n"
 	for readme, says := range map[string]string{
 		"# T\n":                        "README.md:1: a lab begins with what it needs",
-		"---\nneeds: luck\n---\n# T\n": `needs: "luck" is none of apiserver, cluster, hollow, network, nothing`,
+		"---\nneeds: luck\n---\n# T\n": `needs: "luck" is none of apiserver, cluster, hollow, machine, network, nothing`,
 		"---\nneeds: nothing\nwants: x\n---\n# T\n": "wants",
 		"---\nneeds: nothing\n---\ntext\n":          "no title",
 		header + fence + "console\n$ x\n":           "README.md:8: the block of line 6 does not end",

@@ -38,6 +38,7 @@ type cluster struct {
 	Publish         map[string]string `json:"publish"` // port on loopback → NodePort
 	NodeCPU         string            `json:"nodeCPU"`
 	NodeMemory      int64             `json:"nodeMemory"` // bytes
+	Bare            bool              `json:"bare,omitempty"`
 }
 
 // The node network. Nothing outside these namespaces ever sees it.
@@ -131,7 +132,7 @@ func (c *cluster) specs() []*node.Spec {
 			Name: n.Name, Dir: c.path("nodes", n.Name), Payload: c.path("payload"), Bridge: c.path("net"),
 			Address:    netip.PrefixFrom(n.Address, nodeNetwork.Bits()),
 			CgroupRoot: n.CgroupRoot, CPU: n.CPU, Memory: n.Memory,
-			PauseImage: image.Pause, RuntimeEndpoint: c.RuntimeEndpoint,
+			PauseImage: image.Pause, RuntimeEndpoint: c.RuntimeEndpoint, Bare: c.Bare,
 			FirstImages: []string{archivePrefix(image.Pause), archivePrefix(image.Tinykube)},
 		})
 	}

@@ -75,6 +75,7 @@ func newUp() *cobra.Command {
 	fs.IntVar(&wanted.APIPort, "api-port", bootstrap.SecurePort, "port of 127.0.0.1 that leads to the API server")
 	fs.StringArrayVar(&publish, "publish", nil, "PORT:NODEPORT, make a NodePort reachable on 127.0.0.1:PORT (repeatable)")
 	fs.StringVar(&wanted.NodeCPU, "node-cpu", "", "CPUs that each node has, e.g. 2 or 500m (default: all of the machine's, shared)")
+	fs.BoolVar(&wanted.Bare, "bare", false, "machines on which only containerd runs: no kubelet, no certificates, no cluster. The rest is up to you")
 	fs.StringVar(&memory, "node-memory", "", "memory that each node has, e.g. 4Gi (default: the machine's, divided by the nodes)")
 	return command
 }
@@ -181,7 +182,7 @@ func (c *cluster) resolve(dir string, changed func(string) bool) (*cluster, erro
 	}{
 		{"nodes", c.Nodes == there.Nodes}, {"proxy-mode", c.ProxyMode == there.ProxyMode},
 		{"container-runtime-endpoint", c.RuntimeEndpoint == there.RuntimeEndpoint}, {"api-port", c.APIPort == there.APIPort},
-		{"node-cpu", c.NodeCPU == there.NodeCPU}, {"node-memory", c.NodeMemory == there.NodeMemory},
+		{"bare", c.Bare == there.Bare}, {"node-cpu", c.NodeCPU == there.NodeCPU}, {"node-memory", c.NodeMemory == there.NodeMemory},
 	} {
 		if changed(difference.flag) && !difference.same {
 			return nil, fmt.Errorf("the cluster in %s was made with another --%s; run `tinykube down` first", there.Dir, difference.flag)
@@ -198,6 +199,9 @@ func (c *cluster) resolve(dir string, changed func(string) bool) (*cluster, erro
 
 func (c *cluster) up(ctx context.Context) error {
 	p := newProgress(os.Stdout)
+	if c.Bare {
+		return c.upBare(ctx, p)
+	}
 	specs := c.specs()
 	steps := []step{
 		{"machine has what a cluster needs", func(context.Context) error { return c.preflight() }},
@@ -233,7 +237,7 @@ func (c *cluster) unpack() error {
 	if err := installSelf(filepath.Join(bin, "tinykube")); err != nil {
 		return err
 	}
-	if _, err := payload.WriteImages(images); err != nil {
+	if _, err := payload.WriteImages(images); err != nil || c.Bare {
 		return err
 	}
 	_, err := payload.WriteImage(images, image.Self(image.Tinykube, append(componentNames(), "kubectl")))

@@ -31,6 +31,9 @@ type Spec struct {
 	// RuntimeEndpoint is the CRI socket of the kubelet. If it is containerd's
 	// own, its CRI plugin is on and our server is not started.
 	RuntimeEndpoint string
+	// Bare is a machine on which only containerd was started, for whoever wants
+	// to start the rest by hand.
+	Bare bool
 }
 
 const (

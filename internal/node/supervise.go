@@ -64,6 +64,13 @@ func supervise(ctx context.Context, s *Spec) error {
 	if err := images.run(ctx, s.FirstImages...); err != nil {
 		return fmt.Errorf("import images: %w", err)
 	}
+	if s.Bare {
+		if err := images.run(ctx); err != nil {
+			return fmt.Errorf("import images: %w", err)
+		}
+		phase("running")
+		return group.Wait()
+	}
 	if !s.ContainerdCRI() {
 		phase("starting cri")
 		start(child{"cri", []string{ToolsDir + "/bin/tinykube", "cri", "--listen", s.RuntimeEndpoint,

@@ -37,6 +37,7 @@ type bench struct {
 	manager          *process // the reader's, on the other side of the wire
 	metrics          string   // its URL
 	markers          int      // made so far
+	ward             *ward    // the reader's kubelet, and our runtime
 
 	closers []func()
 }

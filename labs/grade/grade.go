@@ -8,6 +8,8 @@
 //
 //	DIR ──go build──▶ kube-controller-manager ──wire──▶ our API server ◀── checks
 //
+//	DIR ──go build──▶ kubelet ──CRI──▶ a runtime that the checks play
+//
 // The wire keeps back answers, or what watches say.
 //
 // A check is worth points only if it fails on a tree with nothing written, and
@@ -42,7 +44,8 @@ type suite struct {
 	checks   []Check
 }
 
-var suites = map[string]suite{"01": store, "03": patch, "04": replay, "05": queue, "06": rights, "07": scores, "08": replicas, "09": taints}
+var suites = map[string]suite{"01": store, "03": patch, "04": replay, "05": queue, "06": rights, "07": scores, "08": replicas, "09": taints,
+	"13": worker}
 
 // Checks lists the checks of a lab; none if it has no exercise.
 func Checks(number string) []Check { return suites[number].checks }

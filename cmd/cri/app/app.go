@@ -8,6 +8,8 @@ import (
 	"tinykube/internal/flags"
 )
 
+const defaultListen = "unix:///run/tinykube/cri.sock"
+
 // NewCommand makes the cri command.
 func NewCommand() *cobra.Command {
 	var cfg cri.Config
@@ -20,7 +22,7 @@ func NewCommand() *cobra.Command {
 	}
 	fs := cmd.Flags()
 	logging := flags.AddLogging(fs)
-	fs.StringVar(&cfg.Listen, "listen", "unix:///run/tinykube/cri.sock", "the address to serve on")
+	fs.StringVar(&cfg.Listen, "listen", defaultListen, "the address to serve on")
 	fs.StringVar(&cfg.Containerd, "containerd", "/run/containerd/containerd.sock", "containerd's socket")
 	fs.StringVar(&cfg.Root, "root", "/var/lib/tinykube/cri", "directory for what survives a reboot")
 	fs.StringVar(&cfg.State, "state", "/run/tinykube/cri", "directory for what does not")
@@ -37,5 +39,6 @@ func NewCommand() *cobra.Command {
 		}
 		return server.Run(flags.SignalContext())
 	}
+	cmd.AddCommand(newCall())
 	return cmd
 }
