@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -29,6 +32,8 @@ import (
 // take the real scheduler hours on a small machine.
 var full = flag.Bool("full", false, "scheduler_perf's own counts in BenchmarkSchedulers")
 
+var only = flag.String("only", "", "of BenchmarkSchedulers, the workloads that have this in their name")
+
 // workload is what both schedulers are given, one after the other.
 type workload struct {
 	name  string
@@ -38,7 +43,12 @@ type workload struct {
 	// running: pods are created while the scheduler runs. Otherwise they are
 	// there when it starts.
 	running bool
-	make    func(i int, pod *corev1.Pod)
+	make    func(pod *corev1.Pod)
+	// old makes those that are there before; nil means make.
+	old func(pod *corev1.Pod)
+	// churn is done again and again, every so often, while the clock runs.
+	churn func(b *testing.B, api *client.Client, i int)
+	every time.Duration
 }
 
 // workloads are ours, and those of scheduler_perf by name. The nodes must not
@@ -49,15 +59,18 @@ func workloads() []workload {
 	list := []workload{
 		{name: "5,000 pods that wait already", nodes: 1000, pods: 5000},
 		{name: "2,000 pods while they are created", nodes: 1000, pods: 2000, running: true},
+		{name: "SchedulingBasic", nodes: 1000, pods: 1000, before: 200},
 		{name: "SchedulingNodeAffinity", nodes: 1000, pods: 1000, make: zoned},
-		{name: "TopologySpreading", nodes: 1000, pods: 1000, before: 500, make: spread},
+		{name: "TopologySpreading", nodes: 1000, pods: 1000, before: 500, make: spread, old: plain},
 		{name: "SchedulingPodAntiAffinity", nodes: 1000, pods: 500, before: 200, make: apart},
 		{name: "SchedulingPodAffinity", nodes: 1000, pods: 500, before: 500, make: together},
+		{name: "SchedulingWithMixedChurn", nodes: 1000, pods: 1000, churn: mixed, every: time.Second},
+		{name: "PreemptionAsync", nodes: 1000, pods: 500, before: 4000, old: low, churn: high, every: 200 * time.Millisecond},
 		{name: "5,000 pods that wait already", nodes: 5000, pods: 5000},
 	}
 	if *full {
-		counts := map[string][2]int{"SchedulingNodeAffinity": {5000, 10000}, "TopologySpreading": {5000, 5000},
-			"SchedulingPodAntiAffinity": {1000, 2000}, "SchedulingPodAffinity": {5000, 5000}}
+		counts := map[string][2]int{"SchedulingBasic": {1000, 10000}, "SchedulingNodeAffinity": {5000, 10000}, "TopologySpreading": {5000, 5000},
+			"SchedulingPodAntiAffinity": {1000, 2000}, "SchedulingPodAffinity": {5000, 5000}, "SchedulingWithMixedChurn": {0, 10000}, "PreemptionAsync": {20000, 5000}}
 		for i := range list {
 			if c, ok := counts[list[i].name]; ok {
 				list[i].nodes, list[i].before, list[i].pods = 5000, c[0], c[1]
@@ -65,31 +78,71 @@ func workloads() []workload {
 		}
 		slices.SortStableFunc(list, func(a, b workload) int { return a.nodes - b.nodes })
 	}
-	return list
+	return slices.DeleteFunc(list, func(w workload) bool { return !strings.Contains(w.name, *only) })
 }
 
-func zoned(_ int, pod *corev1.Pod) {
+func plain(*corev1.Pod) {}
+
+func zoned(pod *corev1.Pod) {
 	pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
 		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
 			{Key: corev1.LabelTopologyZone, Operator: corev1.NodeSelectorOpIn, Values: []string{"zone1", "zone2"}}}}}}}}
 }
 
-func spread(_ int, pod *corev1.Pod) {
+func spread(pod *corev1.Pod) {
 	pod.Labels = map[string]string{"color": "blue"}
 	pod.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 5, TopologyKey: corev1.LabelTopologyZone,
 		WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels}}}
 }
 
-func apart(_ int, pod *corev1.Pod) {
+func apart(pod *corev1.Pod) {
 	pod.Labels = map[string]string{"color": "green"}
 	pod.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
 		{TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels}}}}}
 }
 
-func together(_ int, pod *corev1.Pod) {
+func together(pod *corev1.Pod) {
 	pod.Labels = map[string]string{"color": "red"}
 	pod.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
 		{TopologyKey: corev1.LabelTopologyZone, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels}}}}}
+}
+
+// low leaves a node of 4 cores no room for high.
+func low(pod *corev1.Pod) {
+	pod.Spec.TerminationGracePeriodSeconds = new(int64)
+	pod.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("900m")
+}
+
+func high(b *testing.B, api *client.Client, i int) {
+	pod := plainPod(fmt.Sprint("high-", i))
+	pod.Spec.PriorityClassName = "high"
+	pod.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("3")
+	if _, err := client.For(api, client.Pods).Create(context.Background(), pod); err != nil {
+		b.Error(err)
+	}
+}
+
+// mixed brings a node without room, a pod that fits nowhere and a Service, in
+// the place of those that it brought before.
+func mixed(b *testing.B, api *client.Client, _ int) {
+	ctx, name := context.Background(), "churn"
+	pods, nodes, services := client.For(api, client.Pods), client.For(api, client.Nodes), client.For(api, client.Services)
+	for _, err := range []error{nodes.Delete(ctx, "", name, metav1.DeleteOptions{}), services.Delete(ctx, "default", name, metav1.DeleteOptions{}),
+		pods.Delete(ctx, "default", name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)})} {
+		if err != nil && !apierrors.IsNotFound(err) {
+			b.Error(err)
+		}
+	}
+	pod := plainPod(name)
+	pod.Spec.PriorityClassName = "high"
+	pod.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("9")
+	_, err1 := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	_, err2 := pods.Create(ctx, pod)
+	_, err3 := services.Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "foo"}, Ports: []corev1.ServicePort{{Port: 8080}}}})
+	if err := errors.Join(err1, err2, err3); err != nil {
+		b.Error(err)
+	}
 }
 
 // result is what one scheduler made of a workload.
@@ -121,6 +174,10 @@ func BenchmarkSchedulers(b *testing.B) {
 	}
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}}
 	if _, err := client.For(api, client.ServiceAccounts).Create(b.Context(), account); err != nil {
+		b.Fatal(err)
+	}
+	class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 10}
+	if _, err := client.For(api, client.PriorityClasses).Create(b.Context(), class); err != nil {
 		b.Fatal(err)
 	}
 	fmt.Printf("\n%-36s %6s  %-28s %-28s  %s\n", "", "", "ours", "upstream", "ours ÷ upstream")
@@ -156,13 +213,19 @@ func race(b *testing.B, api *client.Client, w workload, prefix, path, config str
 	pods := client.For(api, client.Pods)
 	var mu sync.Mutex // guards created
 	created := map[string]time.Time{}
+	old := w.old
+	if old == nil {
+		old = w.make
+	}
 	add := func(i int) error {
 		pod := plainPod(prefix + strconv.Itoa(i))
-		if w.make != nil {
-			w.make(i, pod)
-		}
+		shape := w.make
 		if i >= w.pods { // there before
 			pod.Spec.NodeName = nodeName(i % w.nodes)
+			shape = old
+		}
+		if shape != nil {
+			shape(pod)
 		}
 		mu.Lock()
 		created[pod.Name] = time.Now()
@@ -205,6 +268,21 @@ func race(b *testing.B, api *client.Client, w workload, prefix, path, config str
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
+	if w.churn != nil {
+		watching.Go(func() {
+			tick := time.NewTicker(w.every)
+			defer tick.Stop()
+			for i := 0; ctx.Err() == nil; i++ {
+				w.churn(b, api, i)
+				select {
+				case <-ctx.Done():
+				case <-done:
+					return
+				case <-tick.C:
+				}
+			}
+		})
+	}
 	if w.running {
 		each(b, w.pods, add)
 	}
@@ -223,6 +301,7 @@ func race(b *testing.B, api *client.Client, w workload, prefix, path, config str
 	cancel()
 	watching.Wait()
 	r.cpu = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()) / time.Duration(w.pods)
+	_ = client.For(api, client.Nodes).Delete(context.Background(), "", "churn", metav1.DeleteOptions{})
 	// The next one finds the nodes as empty as this one did.
 	if err := pods.DeleteCollection(context.Background(), "default", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}, metav1.ListOptions{}); err != nil {
 		b.Fatal(err)
@@ -294,7 +373,7 @@ func plainNode(api *client.Client, i int) error {
 		return err
 	}
 	node.Status.Allocatable = corev1.ResourceList{
-		corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("64Gi"), corev1.ResourcePods: resource.MustParse("110")}
+		corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("32Gi"), corev1.ResourcePods: resource.MustParse("110")}
 	node.Status.Capacity = node.Status.Allocatable
 	_, err = nodes.UpdateStatus(context.Background(), node)
 	return err
@@ -304,6 +383,6 @@ func plainPod(name string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "app:1", Resources: corev1.ResourceRequirements{
-			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("100Mi")}}}}},
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("500Mi")}}}}},
 	}
 }
