@@ -29,6 +29,8 @@ type faults struct {
 	// FromManager is Fault for the manager's own writes, events and leases
 	// aside.
 	FromManager func(method, path string) (before, after error)
+	// Unlisted is a resource whose objects can be read one by one only.
+	Unlisted string
 	// Collects makes foreground deletion wait for a garbage collector.
 	Collects bool
 }

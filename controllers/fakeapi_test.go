@@ -106,6 +106,9 @@ func (s *fakeAPI) RoundTrip(r *http.Request) (*http.Response, error) {
 		return respond(r, http.StatusOK, answer), nil
 	}
 	t := parse(r.URL.Path)
+	if r.Method == http.MethodGet && t.name == "" && t.plural == s.Unlisted {
+		return respond(r, http.StatusInternalServerError, apierrors.NewInternalError(errors.New("conversion failed")).ErrStatus), nil
+	}
 	if r.Method == http.MethodGet && r.URL.Query().Get("watch") == "true" {
 		return s.watch(r, t)
 	}

@@ -2,7 +2,6 @@ package garbagecollector
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,10 +18,11 @@ import (
 // Upstream: kubernetes/kubernetes pkg/controller/garbagecollector Sync period
 const rediscover = 30 * time.Second
 
-// firstSync bounds how long the first look at everything may take. A kind that
-// cannot be listed must not keep all others from being collected; its objects
-// are read one by one then.
-const firstSync = 30 * time.Second
+// patience bounds how long a kind's first list is waited for. A kind that
+// cannot be listed (its own server is down, its conversion webhook fails) must
+// not keep all others from being collected; its objects are read one by one.
+// Upstream: kubernetes/kubernetes pkg/controller/garbagecollector Run initialSyncTimeout
+const patience = 30 * time.Second
 
 // monitors watch the metadata of every kind that can be deleted. What another
 // controller's store watches already is not watched again.
@@ -40,6 +40,7 @@ type monitors struct {
 type monitor struct {
 	resource harness.Resource
 	synced   <-chan struct{}
+	started  time.Time
 	stop     context.CancelFunc
 }
 
@@ -73,7 +74,7 @@ func (m *monitors) awaitFirst(ctx context.Context) error {
 	defer close(m.first)
 	ticker := time.NewTicker(notSynced)
 	defer ticker.Stop()
-	for deadline := time.Now().Add(firstSync); !m.synced() && time.Now().Before(deadline); {
+	for !m.synced() {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -95,11 +96,16 @@ func (m *monitors) refresh(ctx context.Context, g *errgroup.Group) error {
 	wanted := map[schema.GroupResource]bool{}
 	for _, r := range resources {
 		id := r.GroupResource()
-		if ignored[id] || !r.Can("list", "watch", "delete") || strings.Contains(r.Plural, "/") {
+		if ignored[id] || !r.Can("list", "watch", "delete") {
 			continue
 		}
 		wanted[id] = true
-		if m.running[id] == nil {
+		have := m.running[id]
+		if have != nil && !have.resource.SameAs(r) { // served in another version now: the old watch has ended
+			have.stop()
+			have = nil
+		}
+		if have == nil {
 			m.running[id] = m.start(ctx, g, r)
 		}
 	}
@@ -121,7 +127,7 @@ func (m *monitors) refresh(ctx context.Context, g *errgroup.Group) error {
 func (m *monitors) start(ctx context.Context, g *errgroup.Group, r harness.Resource) *monitor {
 	ctx, stop := context.WithCancel(ctx)
 	if synced, ok := m.scope.Stored(r.GroupResource()); ok {
-		return &monitor{r, synced, stop}
+		return &monitor{r, synced, time.Now(), stop}
 	}
 	informer := client.NewInformer(client.For(m.scope.Client, r.Metadata()), client.InformerOptions[*metav1.PartialObjectMetadata]{Logger: m.scope.Log})
 	informer.OnChange(func(old, new *metav1.PartialObjectMetadata) {
@@ -135,10 +141,11 @@ func (m *monitors) start(ctx context.Context, g *errgroup.Group, r harness.Resou
 		m.change(r, o, n)
 	})
 	g.Go(func() error { return informer.Run(ctx) })
-	return &monitor{r, informer.Synced(), stop}
+	return &monitor{r, informer.Synced(), time.Now(), stop}
 }
 
-// synced says whether every watch has delivered its first list.
+// synced says whether every watch has delivered its first list, or had long
+// enough to.
 func (m *monitors) synced() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -146,48 +153,66 @@ func (m *monitors) synced() bool {
 		select {
 		case <-running.synced:
 		default:
-			return false
+			if time.Since(running.started) < patience {
+				return false
+			}
 		}
 	}
 	return len(m.running) > 0
 }
 
-// resourceOf finds how an owner reference's kind is served.
+// resourceOf finds how an owner reference's kind is served. A version that is
+// not served is an unknown kind: it may have meant anything.
 func (m *monitors) resourceOf(apiVersion, kind string) (harness.Resource, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	group := ""
-	if gv, err := schema.ParseGroupVersion(apiVersion); err == nil {
-		group = gv.Group
+	gv, err := schema.ParseGroupVersion(apiVersion)
+	if err != nil {
+		return harness.Resource{}, false
 	}
 	for _, r := range m.resources {
-		if r.Group == group && r.Kind == kind && r.Can("get") {
+		if r.Group == gv.Group && r.Kind == kind && r.ServedIn(gv.Version) && r.Can("get") {
 			return r, true
 		}
 	}
 	return harness.Resource{}, false
 }
 
-// absent remembers owners that are certainly gone: a UID never comes back.
+// absent remembers owners that are certainly gone: a UID never comes back. One
+// that was seen to go is remembered by its UID; one that was asked for and not
+// found by all that the reference said, since a reference with a wrong name
+// proves nothing about an owner that others name rightly.
+//
+// Upstream: kubernetes/kubernetes pkg/controller/garbagecollector ReferenceCache
 type absent struct {
-	mu   sync.Mutex // guards uids
-	uids map[types.UID]bool
+	mu     sync.Mutex // guards owners
+	owners map[coordinates]bool
+}
+
+// coordinates are what one reference says about its owner, or a UID alone.
+type coordinates struct {
+	uid                               types.UID
+	apiVersion, kind, namespace, name string
+}
+
+func coordinatesOf(ref metav1.OwnerReference, namespace string) coordinates {
+	return coordinates{ref.UID, ref.APIVersion, ref.Kind, namespace, ref.Name}
 }
 
 // maxAbsent bounds the memory; forgetting costs one request each.
 const maxAbsent = 10_000
 
-func (a *absent) add(uid types.UID) {
+func (a *absent) add(owner coordinates) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.uids) >= maxAbsent {
-		clear(a.uids)
+	if len(a.owners) >= maxAbsent {
+		clear(a.owners)
 	}
-	a.uids[uid] = true
+	a.owners[owner] = true
 }
 
-func (a *absent) has(uid types.UID) bool {
+func (a *absent) has(owner coordinates) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.uids[uid]
+	return a.owners[owner] || a.owners[coordinates{uid: owner.uid}]
 }

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,6 +24,8 @@ const (
 	workers = 20
 	// notSynced is how soon to look again at what needs a complete graph.
 	notSynced = 100 * time.Millisecond
+	// unwatched is how soon to ask again for an owner that no watch tells of.
+	unwatched = time.Minute
 )
 
 type controller struct {
@@ -36,7 +39,7 @@ type controller struct {
 // Register adds the controller to a manager.
 func Register(m *harness.Manager) {
 	s := m.Scope(harness.Identity{Name: "garbage-collector-controller", Account: "generic-garbage-collector", Source: "garbage-collector-controller"})
-	c := &controller{Scope: s, graph: newGraph(), absent: &absent{uids: map[types.UID]bool{}}}
+	c := &controller{Scope: s, graph: newGraph(), absent: &absent{owners: map[coordinates]bool{}}}
 	c.loop = harness.NewLoop(s, workers, c.reconcile)
 	c.monitors = &monitors{scope: s, change: c.changed, first: make(chan struct{}), running: map[schema.GroupResource]*monitor{}}
 	c.loop.WaitFor(c.monitors.first) // half a graph would take many owners for absent, and ask about each
@@ -51,7 +54,7 @@ func (c *controller) changed(r harness.Resource, old, new metav1.Object) {
 	}
 	var affected []types.UID
 	if new == nil {
-		c.absent.add(old.GetUID())
+		c.absent.add(coordinates{uid: old.GetUID()})
 		affected = c.graph.drop(old.GetUID())
 	} else {
 		affected = c.graph.put(newNode(r, new))
@@ -75,7 +78,7 @@ func (c *controller) reconcile(ctx context.Context, uid types.UID) (time.Duratio
 	case n.deleting || c.allSolid(n):
 		return 0, nil
 	}
-	return 0, c.collect(ctx, n)
+	return c.collect(ctx, n)
 }
 
 // allSolid says whether the graph alone shows that all owners live. It answers
@@ -100,65 +103,72 @@ func fits(owner, dependent *node, ref metav1.OwnerReference) bool {
 var errClusterScoped = errors.New("a cluster-scoped object cannot have a namespaced owner")
 
 // collect deletes an object whose owners are all gone, after reading it and
-// them from the server.
-func (c *controller) collect(ctx context.Context, n *node) error {
+// them from the server. The duration is how soon an owner that lives should be
+// asked for again.
+func (c *controller) collect(ctx context.Context, n *node) (again time.Duration, err error) {
 	live, err := c.api(n.resource).Get(ctx, n.namespace, n.name)
 	if apierrors.IsNotFound(err) || err == nil && (live.UID != n.uid || live.DeletionTimestamp != nil) {
-		return nil // the watch will say so
+		return 0, nil // the watch will say so
 	}
 	if err != nil {
-		return fmt.Errorf("read %s %s: %w", n.resource.Plural, n.name, err)
+		return 0, fmt.Errorf("read %s %s: %w", n.resource.Plural, n.name, err)
 	}
 	states := make([]ownerState, len(live.OwnerReferences))
 	for i, ref := range live.OwnerReferences {
 		states[i], err = c.state(ctx, n, ref)
 		if errors.Is(err, errClusterScoped) {
-			return nil
+			return 0, nil
 		}
 		if err != nil {
-			return fmt.Errorf("owner %s %s of %s %s: %w", ref.Kind, ref.Name, n.resource.Plural, n.name, err)
+			return 0, fmt.Errorf("owner %s %s of %s %s: %w", ref.Kind, ref.Name, n.resource.Plural, n.name, err)
+		}
+		if states[i] != gone && c.graph.get(ref.UID) == nil {
+			again = unwatched
 		}
 	}
 	a := judge(live.OwnerReferences, states, live.Finalizers, len(c.graph.dependentsOf(n.uid)) > 0)
 	switch {
 	case a.delete:
-		return c.delete(ctx, n, live, a.propagation)
+		return 0, c.delete(ctx, n, live, a.propagation)
 	case len(a.unlink) > 0:
-		return c.setOwners(ctx, n, live, without(live.OwnerReferences, a.unlink))
+		return again, c.setOwners(ctx, n, live, without(live.OwnerReferences, a.unlink))
 	}
-	return nil
+	return again, nil
 }
 
 // state finds out about one owner; it errs whenever it cannot be certain.
 func (c *controller) state(ctx context.Context, n *node, ref metav1.OwnerReference) (ownerState, error) {
-	if owner := c.graph.get(ref.UID); owner != nil && fits(owner, n, ref) {
-		if owner.waiting() {
+	known := c.graph.get(ref.UID)
+	if known != nil && fits(known, n, ref) {
+		if known.waiting() {
 			return waiting, nil
 		}
 		return solid, nil
 	}
-	if c.absent.has(ref.UID) {
-		return gone, nil
+	if known != nil && known.namespace != "" && known.namespace != n.namespace {
+		c.Events.EventRef(n.reference(), corev1.EventTypeWarning, "OwnerRefInvalidNamespace",
+			"ownerRef [%s/%s, namespace: %s, name: %s, uid: %s] does not exist in namespace %q", ref.APIVersion, ref.Kind, n.namespace, ref.Name, ref.UID, n.namespace)
 	}
 	r, ok := c.monitors.resourceOf(ref.APIVersion, ref.Kind)
-	if !ok {
-		return solid, fmt.Errorf("no server knows %s %s", ref.APIVersion, ref.Kind)
+	namespace := n.namespace
+	if ok && !r.Namespaced {
+		namespace = ""
 	}
-	if n.namespace == "" && r.Namespaced {
-		c.Events.EventRef(n.reference(), corev1.EventTypeWarning, "OwnerRefInvalidNamespace",
-			"ownerRef [%s/%s, namespace: , name: %s, uid: %s] does not exist in namespace %q", ref.APIVersion, ref.Kind, ref.Name, ref.UID, n.namespace)
+	switch {
+	case c.absent.has(coordinatesOf(ref, namespace)):
+		return gone, nil
+	case !ok:
+		return solid, fmt.Errorf("no server knows %s %s", ref.APIVersion, ref.Kind)
+	case n.namespace == "" && r.Namespaced:
 		return solid, errClusterScoped
 	}
-	namespace := n.namespace
-	if !r.Namespaced {
-		namespace = ""
+	if bad := path.IsValidPathSegmentName(ref.Name); len(bad) > 0 {
+		return solid, fmt.Errorf("invalid resource name %q: %v", ref.Name, bad)
 	}
 	owner, err := c.api(r).Get(ctx, namespace, ref.Name)
 	switch {
 	case apierrors.IsNotFound(err), err == nil && owner.UID != ref.UID:
-		if c.graph.get(ref.UID) == nil {
-			c.absent.add(ref.UID)
-		}
+		c.absent.add(coordinatesOf(ref, namespace))
 		return gone, nil
 	case err != nil:
 		return solid, err

@@ -19,6 +19,15 @@ type Resource struct {
 	Group, Version, Kind, Plural string
 	Namespaced                   bool
 	verbs                        []string
+	served                       []string // all its versions
+}
+
+// ServedIn says whether the resource can be had in a version, preferred or not.
+func (r Resource) ServedIn(version string) bool { return slices.Contains(r.served, version) }
+
+// SameAs says whether requests for both go to the same place.
+func (r Resource) SameAs(other Resource) bool {
+	return r.Group == other.Group && r.Version == other.Version && r.Kind == other.Kind && r.Plural == other.Plural && r.Namespaced == other.Namespaced
 }
 
 // Can says whether the resource has all of the verbs.
@@ -60,18 +69,22 @@ func Discover(ctx context.Context, c *client.Client) (resources []Resource, stal
 
 // preferred lists a group's resources, each in the first version that has it.
 func preferred(group *apidiscoveryv2.APIGroupDiscovery) (resources []Resource, stale bool) {
-	seen := map[string]bool{}
+	position := map[string]int{}
 	for _, version := range group.Versions {
 		stale = stale || version.Freshness == apidiscoveryv2.DiscoveryFreshnessStale
 		for _, r := range version.Resources {
-			if r.ResponseKind == nil || seen[r.Resource] {
-				continue
+			i, seen := position[r.Resource]
+			switch {
+			case r.ResponseKind == nil:
+			case seen:
+				resources[i].served = append(resources[i].served, version.Version)
+			default:
+				position[r.Resource] = len(resources)
+				resources = append(resources, Resource{
+					Group: group.Name, Version: version.Version, Kind: r.ResponseKind.Kind, Plural: r.Resource,
+					Namespaced: r.Scope == apidiscoveryv2.ScopeNamespace, verbs: r.Verbs, served: []string{version.Version},
+				})
 			}
-			seen[r.Resource] = true
-			resources = append(resources, Resource{
-				Group: group.Name, Version: version.Version, Kind: r.ResponseKind.Kind, Plural: r.Resource,
-				Namespaced: r.Scope == apidiscoveryv2.ScopeNamespace, verbs: r.Verbs,
-			})
 		}
 	}
 	return resources, stale
