@@ -150,6 +150,7 @@ test: lint build kwok e2e labs ## all that must be true of every commit: vet, st
 SWAP_PROGRAMS := $(strip $(KUBE_SCHEDULER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(KUBE_APISERVER))
 test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap if a program is given
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
+	$(GO) test -count=1 -v -timeout 60m ./controllers -run '^TestMatrix$$' -every-write
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
 	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
 

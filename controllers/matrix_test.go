@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -207,10 +208,16 @@ func (s scenario) runPattern(t *testing.T, p pattern, calm int) (writes int) {
 	return writes
 }
 
+var everyWrite = flag.Bool("every-write", false, "TestMatrix: kill after every write, not only after some")
+
 // runKilled kills the manager right after its n-th write, with the answer
-// lost, for n = 1, 2, 3, 5, 8 … until there is none, and starts another. It returns how often that was.
+// lost, for n = 1, 2, 3, 5, 8 … (or each n) until there is none, and starts
+// another. It returns how often that was.
 func (s scenario) runKilled(t *testing.T) (deaths int) {
 	for n, last := int64(1), int64(1); ; n, last = n+last, n {
+		if *everyWrite {
+			last = 1
+		}
 		reached := false
 		cell := fmt.Sprintf("killed after write %d", n)
 		synctest.Test(t, func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 
+	"tinykube/api/claims"
 	"tinykube/scheduler/framework"
 )
 
@@ -105,20 +106,20 @@ type match struct {
 
 // PreFilter sorts the claims.
 func (p *VolumeBinding) PreFilter(c *framework.Cycle) (map[string]bool, *framework.Status) {
-	if !usesClaims(c.Pod.Pod) {
+	if len(claims.Names(c.Pod.Pod)) == 0 {
 		return nil, skip
 	}
 	s := &podClaims{plans: map[string]*bindingPlan{}}
 	immediate := false
-	claims, err := p.claimsOf(c.Pod.Pod)
+	wanted, err := p.claimsOf(c.Pod.Pod)
 	if err != nil {
 		return nil, framework.NewStatus(framework.UnschedulableAndUnresolvable, err.Error())
 	}
-	for _, claim := range claims {
+	for _, claim := range wanted {
 		switch {
-		case fullyBound(claim):
+		case claims.Bound(claim):
 			s.bound = append(s.bound, claim)
-		case claim.Spec.VolumeName == "" && waitsForPod(p.objects.StorageClass(classOf(claim))):
+		case claim.Spec.VolumeName == "" && claims.WaitsForPod(p.objects.StorageClass(claims.Class(claim))):
 			s.waiting = append(s.waiting, claim)
 		default:
 			immediate = true
@@ -135,9 +136,9 @@ func (p *VolumeBinding) PreFilter(c *framework.Cycle) (map[string]bool, *framewo
 var unboundImmediate = framework.NewStatus(framework.UnschedulableAndUnresolvable, "pod has unbound immediate PersistentVolumeClaims")
 
 // claimsOf returns the pod's claims if all of them can be used.
-func (p *VolumeBinding) claimsOf(pod *corev1.Pod) (claims []*corev1.PersistentVolumeClaim, err error) {
+func (p *VolumeBinding) claimsOf(pod *corev1.Pod) (found []*corev1.PersistentVolumeClaim, err error) {
 	for i := range pod.Spec.Volumes {
-		name, ephemeral := claimOf(pod, &pod.Spec.Volumes[i])
+		name, ephemeral := claims.Of(pod, &pod.Spec.Volumes[i])
 		if name == "" {
 			continue
 		}
@@ -152,13 +153,13 @@ func (p *VolumeBinding) claimsOf(pod *corev1.Pod) (claims []*corev1.PersistentVo
 		case claim.DeletionTimestamp != nil:
 			return nil, fmt.Errorf("persistentvolumeclaim %q is being deleted", name)
 		case ephemeral:
-			if err := ownClaim(pod, claim); err != nil {
+			if err := claims.Own(pod, claim); err != nil {
 				return nil, err
 			}
 		}
-		claims = append(claims, claim)
+		found = append(found, claim)
 	}
-	return claims, nil
+	return found, nil
 }
 
 // Filter looks for a volume on the node for each claim, or for a way to one.
@@ -179,13 +180,13 @@ func (p *VolumeBinding) Filter(c *framework.Cycle, n *framework.NodeInfo) *frame
 	return nil
 }
 
-func (p *VolumeBinding) checkBound(claims []*corev1.PersistentVolumeClaim, node *corev1.Node) []string {
-	for _, claim := range claims {
+func (p *VolumeBinding) checkBound(bound []*corev1.PersistentVolumeClaim, node *corev1.Node) []string {
+	for _, claim := range bound {
 		volume := p.objects.Volume(claim.Spec.VolumeName)
 		if volume == nil {
 			return []string{volumeGone}
 		}
-		if !reachable(volume, node) {
+		if !claims.Reachable(volume, node) {
 			return []string{volumeElsewhere}
 		}
 	}
@@ -228,7 +229,7 @@ func (p *VolumeBinding) selectedNode(claim *corev1.PersistentVolumeClaim) string
 	if node := p.selected[keyOf(claim)]; node != "" {
 		return node
 	}
-	return claim.Annotations[selectedNode]
+	return claim.Annotations[claims.SelectedNode]
 }
 
 // Reserve sets the volumes aside.
@@ -296,7 +297,7 @@ func (p *VolumeBinding) PreBind(ctx context.Context, c *framework.Cycle, node st
 		if told.Annotations == nil {
 			told.Annotations = map[string]string{}
 		}
-		told.Annotations[selectedNode] = node
+		told.Annotations[claims.SelectedNode] = node
 		if maps.Equal(told.Annotations, claim.Annotations) {
 			written[keyOf(claim)] = claim.ResourceVersion // told in an earlier attempt
 			continue
@@ -322,7 +323,7 @@ func given(volume *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim)
 		if volume.Annotations == nil {
 			volume.Annotations = map[string]string{}
 		}
-		volume.Annotations[boundByController] = "yes"
+		volume.Annotations[claims.BoundByController] = "yes"
 	}
 	volume.Spec.ClaimRef = &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: claim.Namespace, Name: claim.Name,
 		UID: claim.UID, ResourceVersion: claim.ResourceVersion}
@@ -347,7 +348,7 @@ func (p *VolumeBinding) bindingDone(plan *bindingPlan, node string, written map[
 		case volume.Spec.ClaimRef == nil || volume.Spec.ClaimRef.UID == "":
 			return false, fmt.Errorf("ClaimRef got reset for pv %q", volume.Name)
 		}
-		done = done && fullyBound(claim)
+		done = done && claims.Bound(claim)
 	}
 	for _, provisioned := range plan.provision {
 		claim := p.objects.Claim(provisioned.Namespace, provisioned.Name)
@@ -356,11 +357,11 @@ func (p *VolumeBinding) bindingDone(plan *bindingPlan, node string, written map[
 			return false, fmt.Errorf("failed to check provisioning pvc: persistentvolumeclaim %q not found", provisioned.Name)
 		case older(claim.ResourceVersion, written[keyOf(claim)]):
 			return false, nil
-		case claim.Annotations[selectedNode] != node:
+		case claim.Annotations[claims.SelectedNode] != node:
 			// The provisioner gave up and asks for another node.
 			return false, fmt.Errorf("provisioning failed for PVC %q", claim.Name)
 		}
-		done = done && fullyBound(claim)
+		done = done && claims.Bound(claim)
 	}
 	return done, nil
 }

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
+	"tinykube/api/claims"
 	"tinykube/scheduler/framework"
 )
 
@@ -26,7 +27,7 @@ func (NodeVolumeLimits) Name() string { return "NodeVolumeLimits" }
 
 // PreFilter skips pods without claims.
 func (NodeVolumeLimits) PreFilter(c *framework.Cycle) (map[string]bool, *framework.Status) {
-	if !usesClaims(c.Pod.Pod) {
+	if len(claims.Names(c.Pod.Pod)) == 0 {
 		return nil, skip
 	}
 	return nil, nil
@@ -91,7 +92,7 @@ func limits(node *storagev1.CSINode) map[string]int32 {
 // already, what cannot be looked up is not counted.
 func (p NodeVolumeLimits) collect(pod *corev1.Pod, into map[attached]bool, isNew bool) error {
 	for i := range pod.Spec.Volumes {
-		name, ephemeral := claimOf(pod, &pod.Spec.Volumes[i])
+		name, ephemeral := claims.Of(pod, &pod.Spec.Volumes[i])
 		if name == "" {
 			continue
 		}
@@ -103,7 +104,7 @@ func (p NodeVolumeLimits) collect(pod *corev1.Pod, into map[attached]bool, isNew
 			continue
 		}
 		if ephemeral {
-			if err := ownClaim(pod, claim); err != nil {
+			if err := claims.Own(pod, claim); err != nil {
 				return err
 			}
 		}
@@ -123,7 +124,7 @@ func (p NodeVolumeLimits) lookUp(claim *corev1.PersistentVolumeClaim) (attached,
 		}
 		return attached{volume.Spec.CSI.Driver, volume.Spec.CSI.VolumeHandle}, true
 	}
-	class := p.objects.StorageClass(classOf(claim))
+	class := p.objects.StorageClass(claims.Class(claim))
 	if class == nil {
 		return attached{}, false
 	}
@@ -143,7 +144,7 @@ func (NodeVolumeLimits) Hints() []framework.Hint {
 			}
 			return false
 		}},
-		{On: framework.AssignedDelete, Helps: func(_ *framework.PodInfo, e framework.Event) bool { return usesClaims(e.OldPod) }},
+		{On: framework.AssignedDelete, Helps: func(_ *framework.PodInfo, e framework.Event) bool { return len(claims.Names(e.OldPod)) > 0 }},
 		{On: framework.ClaimAdd, Helps: func(pod *framework.PodInfo, e framework.Event) bool {
 			return refersTo(pod.Pod, e.New.(*corev1.PersistentVolumeClaim))
 		}},

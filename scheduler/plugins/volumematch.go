@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"tinykube/api/claims"
 	"tinykube/scheduler/framework"
 )
 
@@ -20,25 +21,24 @@ import (
 //
 // Upstream: kubernetes component-helpers storage/volume FindMatchingVolume
 func (p *VolumeBinding) smallest(claim *corev1.PersistentVolumeClaim, node *corev1.Node, taken map[string]bool) (best *corev1.PersistentVolume) {
-	asked := claim.Spec.Resources.Requests[corev1.ResourceStorage]
-	for _, volume := range p.objects.VolumesOfClass(classOf(claim)) {
-		size := volume.Spec.Capacity[corev1.ResourceStorage]
-		if taken[volume.Name] || size.Cmp(asked) < 0 || volume.DeletionTimestamp != nil || !p.sameKind(claim, volume) {
+	for _, volume := range p.objects.VolumesOfClass(claims.Class(claim)) {
+		if taken[volume.Name] || !claims.Large(volume, claim) || volume.DeletionTimestamp != nil ||
+			claims.Mode(volume.Spec.VolumeMode) != claims.Mode(claim.Spec.VolumeMode) || !claims.SameAttributes(volume, claim) {
 			continue
 		}
-		if ref := volume.Spec.ClaimRef; ref != nil {
-			if ref.Namespace != claim.Namespace || ref.Name != claim.Name || ref.UID != "" && ref.UID != claim.UID {
+		if volume.Spec.ClaimRef != nil {
+			if !claims.Promised(volume, claim) {
 				continue
 			}
-			if !reachable(volume, node) {
+			if !claims.Reachable(volume, node) {
 				return nil
 			}
 			return volume
 		}
-		if volume.Status.Phase != corev1.VolumeAvailable || !p.free(volume, claim) || !serves(volume, claim) || !reachable(volume, node) {
+		if volume.Status.Phase != corev1.VolumeAvailable || !p.free(volume, claim) || !claims.Selected(volume, claim) || !claims.Modes(volume, claim) || !claims.Reachable(volume, node) {
 			continue
 		}
-		if best == nil || size.Cmp(best.Spec.Capacity[corev1.ResourceStorage]) < 0 {
+		if best == nil || volume.Spec.Capacity.Storage().Cmp(*best.Spec.Capacity.Storage()) < 0 {
 			best = volume
 		}
 	}
@@ -53,45 +53,13 @@ func (p *VolumeBinding) free(volume *corev1.PersistentVolume, claim *corev1.Pers
 	return !taken || by == keyOf(claim)
 }
 
-// sameKind compares what a volume cannot change: block device or file system,
-// and its attributes class.
-func (*VolumeBinding) sameKind(claim *corev1.PersistentVolumeClaim, volume *corev1.PersistentVolume) bool {
-	mode := func(m *corev1.PersistentVolumeMode) corev1.PersistentVolumeMode {
-		if m == nil {
-			return corev1.PersistentVolumeFilesystem
-		}
-		return *m
-	}
-	attributes := func(class *string) string {
-		if class == nil {
-			return ""
-		}
-		return *class
-	}
-	return mode(claim.Spec.VolumeMode) == mode(volume.Spec.VolumeMode) &&
-		attributes(claim.Spec.VolumeAttributesClassName) == attributes(volume.Spec.VolumeAttributesClassName)
-}
-
-// serves: the volume has the labels and access modes that the claim wants.
-func serves(volume *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim) bool {
-	if claim.Spec.Selector != nil && !framework.ParseSelector(claim.Spec.Selector).Matches(labels.Set(volume.Labels)) {
-		return false
-	}
-	return !slices.ContainsFunc(claim.Spec.AccessModes, func(m corev1.PersistentVolumeAccessMode) bool {
-		return !slices.Contains(volume.Spec.AccessModes, m)
-	})
-}
-
-// noProvisioner marks classes whose volumes are made by hand.
-const noProvisioner = "kubernetes.io/no-provisioner"
-
 // canProvision says why the claim's class cannot make a volume for the node.
 func (p *VolumeBinding) canProvision(claim *corev1.PersistentVolumeClaim, node *corev1.Node) (reason string, err error) {
-	class := p.objects.StorageClass(classOf(claim))
+	class := p.objects.StorageClass(claims.Class(claim))
 	if class == nil {
-		return "", fmt.Errorf("failed to find storage class %q", classOf(claim))
+		return "", fmt.Errorf("failed to find storage class %q", claims.Class(claim))
 	}
-	if class.Provisioner == "" || class.Provisioner == noProvisioner || !allowed(class.AllowedTopologies, node) {
+	if class.Provisioner == "" || class.Provisioner == claims.NoProvisioner || !allowed(class.AllowedTopologies, node) {
 		return noVolume, nil
 	}
 	driver := p.objects.CSIDriver(class.Provisioner)

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tinykube/api/claims"
 	"tinykube/scheduler/framework"
 )
 
@@ -70,7 +71,7 @@ func (p VolumeZone) PreFilter(c *framework.Cycle) (map[string]bool, *framework.S
 }
 
 func (p VolumeZone) mayBeUnbound(claim *corev1.PersistentVolumeClaim) *framework.Status {
-	name := classOf(claim)
+	name := claims.Class(claim)
 	if name == "" {
 		return framework.NewStatus(framework.UnschedulableAndUnresolvable, "PersistentVolumeClaim had no pv name and storageClass name")
 	}
@@ -80,7 +81,7 @@ func (p VolumeZone) mayBeUnbound(claim *corev1.PersistentVolumeClaim) *framework
 		return notFound(storagev1.GroupName, "storageclass", name)
 	case class.VolumeBindingMode == nil:
 		return framework.NewStatus(framework.UnschedulableAndUnresolvable, fmt.Sprintf("VolumeBindingMode not set for StorageClass %q", name))
-	case !waitsForPod(class):
+	case !claims.WaitsForPod(class):
 		return framework.NewStatus(framework.UnschedulableAndUnresolvable, "PersistentVolume had no name")
 	}
 	return nil
@@ -109,7 +110,7 @@ func (VolumeZone) Hints() []framework.Hint {
 	return []framework.Hint{
 		{On: framework.NodeAdd | framework.NodeLabels | framework.VolumeAdd},
 		{On: framework.ClassAdd, Helps: func(_ *framework.PodInfo, e framework.Event) bool {
-			return waitsForPod(e.New.(*storagev1.StorageClass))
+			return claims.WaitsForPod(e.New.(*storagev1.StorageClass))
 		}},
 		{On: framework.ClaimAdd | framework.ClaimUpdate, Helps: func(pod *framework.PodInfo, e framework.Event) bool {
 			return refersTo(pod.Pod, e.New.(*corev1.PersistentVolumeClaim))
