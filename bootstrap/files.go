@@ -65,7 +65,9 @@ func addKubelet(files map[string]File, c *Cluster, p *PKI, n Node) error {
 	return nil
 }
 
-// kubeletConfig is kubeadm's, with our runtime and without systemd.
+// kubeletConfig is kubeadm's, with our runtime and without systemd. A node's
+// memory is its own, but its disk is the machine's: how full that is says
+// nothing about the node, so neither pods nor images have to go for it.
 func kubeletConfig(c *Cluster, n Node) []byte {
 	taints := ""
 	if c.Tainted() && n.Name == c.ControlPlane().Name {
@@ -88,10 +90,14 @@ clusterDNS:
 - %s
 clusterDomain: %s
 containerRuntimeEndpoint: %s
+evictionHard:
+  memory.available: 100Mi
+  nodefs.available: 0%%
 failCgroupV1: false
 failSwapOn: false
 healthzBindAddress: 127.0.0.1
 healthzPort: 10248
+imageGCHighThresholdPercent: 100
 resolvConf: /etc/resolv.conf
 staticPodPath: /etc/kubernetes/manifests
 tlsCertFile: /var/lib/kubelet/pki/kubelet.crt

@@ -23,6 +23,9 @@ type Config struct {
 
 	CAFile, CertFile, KeyFile string
 	CAData, CertData, KeyData []byte // PEM
+	// GetCertificate is asked at every handshake, and wins over CertFile and
+	// CertData: for who gets its certificate while it runs.
+	GetCertificate func() (*tls.Certificate, error)
 
 	BearerToken     string
 	BearerTokenFile string // read again every minute: bound tokens rotate
@@ -182,6 +185,8 @@ func (c *Config) tlsConfig() (*tls.Config, error) {
 		}
 	}
 	switch {
+	case c.GetCertificate != nil:
+		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.GetCertificate() }
 	case len(c.CertData) > 0:
 		pair, err := tls.X509KeyPair(c.CertData, c.KeyData)
 		if err != nil {

@@ -38,9 +38,10 @@ const (
 
 // Client sends requests to one API server. It is safe for concurrent use.
 type Client struct {
-	cfg  Config
-	base *url.URL
-	http *http.Client
+	cfg   Config
+	base  *url.URL
+	http  *http.Client
+	conns *connections // nil with a Transport of others
 
 	mu      sync.Mutex // guards token and tokenAt
 	token   string
@@ -57,13 +58,14 @@ func New(cfg *Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: *cfg, base: base}
+	conns := &connections{dialer: net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfterIdle}, open: map[*connection]struct{}{}}
+	c := &Client{cfg: *cfg, base: base, conns: conns}
 	if c.cfg.UserAgent == "" {
 		c.cfg.UserAgent = fmt.Sprintf("%s/tinykube (%s/%s)", filepath.Base(os.Args[0]), runtime.GOOS, runtime.GOARCH)
 	}
 	c.http = &http.Client{Transport: &http.Transport{
 		TLSClientConfig:     tlsConfig,
-		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: pingAfterIdle}).DialContext,
+		DialContext:         conns.dial,
 		TLSHandshakeTimeout: dialTimeout,
 		ForceAttemptHTTP2:   true,
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfterIdle, PingTimeout: pingTimeout},
@@ -71,7 +73,7 @@ func New(cfg *Config) (*Client, error) {
 		DisableCompression: true,
 	}}
 	if cfg.Transport != nil {
-		c.http.Transport = cfg.Transport
+		c.http.Transport, c.conns = cfg.Transport, nil
 	}
 	return c, nil
 }

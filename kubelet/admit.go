@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"tinykube/api/placement"
 	"tinykube/api/requests"
 )
 
@@ -24,23 +25,28 @@ var safeSysctls = []string{"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_ran
 
 // admit is the node's last word on a new pod: the scheduler may have been
 // bypassed or may have known less. A pod that runs already, from before a
-// restart, is not asked again.
+// restart, is not asked again. An error means: ask again soon, others are
+// making room.
 //
-// Simplified: room and sysctls; node affinity and taints are the scheduler's
-// alone, and a critical static pod makes no room for itself.
-func (w *worker) admit(pod *corev1.Pod, seen *observedPod) *rejection {
+// Upstream: kubernetes@v1.36 pkg/kubelet/lifecycle/predicate.go, and the admit
+// handlers that pkg/kubelet/kubelet.go NewMainKubelet adds.
+func (w *worker) admit(pod *corev1.Pod, seen *observedPod) (*rejection, error) {
 	if w.admitted {
-		return nil
+		return nil, nil
 	}
 	k := w.k
 	running := seen.alive()
-	if r := k.admitSysctls(pod); r != nil && !running {
-		return r
+	if !running {
+		for _, refuses := range []func(*corev1.Pod) *rejection{k.shutdown.admit, k.evictor.admit, k.admitSysctls, k.admitNode} {
+			if r := refuses(pod); r != nil {
+				return r, nil
+			}
+		}
 	}
 	// One at a time, so that two newcomers cannot share the last free place.
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var others []*corev1.Pod
+	var others, leaving []*corev1.Pod
 	for _, other := range k.workers {
 		if other == w {
 			continue
@@ -48,12 +54,18 @@ func (w *worker) admit(pod *corev1.Pod, seen *observedPod) *rejection {
 		other.mu.Lock()
 		if other.placed && !isTerminal(other.status.Phase) {
 			others = append(others, other.pod)
+			if other.ending != nil {
+				leaving = append(leaving, other.pod)
+			}
 		}
 		other.mu.Unlock()
 	}
-	if !isStatic(pod) && !running {
-		if r := fits(pod, others, k.allocatable()); r != nil {
-			return r
+	if !running {
+		if short := shortages(pod, others, k.allocatable()); len(short) > 0 {
+			return k.makeRoom(pod, others, leaving, short)
+		}
+		if r := freePorts(pod, others); r != nil {
+			return r, nil
 		}
 	}
 	if err := k.cgroups.setBurstableShares(append(others, pod)); err != nil {
@@ -63,32 +75,104 @@ func (w *worker) admit(pod *corev1.Pod, seen *observedPod) *rejection {
 	w.mu.Lock()
 	w.placed = true
 	w.mu.Unlock()
+	return nil, nil
+}
+
+// admitNode holds the pod against the node as the API knows it. On a node that
+// is not registered there is nothing to hold it against.
+func (k *Kubelet) admitNode(pod *corev1.Pod) *rejection {
+	if os := pod.Spec.OS; os != nil && os.Name != corev1.Linux {
+		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	if os, found := pod.Labels[corev1.LabelOSStable]; found && os != string(corev1.Linux) {
+		return &rejection{"PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
+	}
+	node := k.registeredNode()
+	if node == nil {
+		return nil
+	}
+	if !placement.ForPod(pod).Match(node) {
+		return &rejection{"NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
+	}
+	if !isStatic(pod) && placement.Untolerated(node.Spec.Taints, pod.Spec.Tolerations, corev1.TaintEffectNoExecute) != nil {
+		return &rejection{"TaintToleration", "Predicate TaintToleration failed: node(s) had untolerated taint(s)"}
+	}
 	return nil
 }
 
-// fits checks the pod against what the node has left.
-func fits(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *rejection {
-	if limit := allocatable.Pods().Value(); limit > 0 && int64(len(others)) >= limit {
-		return &rejection{"OutOfpods", fmt.Sprintf("Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: %d, capacity: %d", len(others), limit)}
+// shortage is a resource of which the pod wants more than is left.
+type shortage struct {
+	name                      corev1.ResourceName
+	requested, used, capacity int64
+}
+
+func (s shortage) missing() int64 { return s.requested + s.used - s.capacity }
+
+func (s shortage) rejection() *rejection {
+	return &rejection{"OutOf" + string(s.name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+		s.name, s.requested, s.used, s.capacity)}
+}
+
+// requestOf is what a pod takes of a resource, CPU in thousandths.
+func requestOf(pod *corev1.Pod, name corev1.ResourceName) int64 {
+	q := requests.Pod(pod)[name]
+	switch name {
+	case corev1.ResourcePods:
+		return 1
+	case corev1.ResourceCPU:
+		return q.MilliValue()
 	}
-	wanted := requests.Pod(pod)
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
-		request, room := wanted[name], allocatable[name]
-		if request.IsZero() {
-			continue
+	return q.Value()
+}
+
+// shortages holds the pod against what the node has left.
+func shortages(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) []shortage {
+	var out []shortage
+	for _, name := range []corev1.ResourceName{corev1.ResourcePods, corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
+		s := shortage{name: name, requested: requestOf(pod, name)}
+		room, bounded := allocatable[name]
+		if s.capacity = room.Value(); name == corev1.ResourceCPU {
+			s.capacity = room.MilliValue()
 		}
-		used := sumOf(others, name)
-		value := request.Value
-		inUse, has := used.Value(), room.Value()
-		if name == corev1.ResourceCPU {
-			value, inUse, has = request.MilliValue, used.MilliValue(), room.MilliValue()
+		for _, other := range others {
+			s.used += requestOf(other, name)
 		}
-		if value()+inUse > has {
-			return &rejection{"OutOf" + string(name), fmt.Sprintf(
-				"Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, value(), inUse, has)}
+		if s.requested > 0 && bounded && s.missing() > 0 {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// freePorts refuses a pod whose host ports are taken.
+func freePorts(pod *corev1.Pod, others []*corev1.Pod) *rejection {
+	for _, other := range others {
+		for _, theirs := range hostPorts(other) {
+			for _, ours := range hostPorts(pod) {
+				anyAddress := ours.HostIP == "" || ours.HostIP == "0.0.0.0" || theirs.HostIP == "" || theirs.HostIP == "0.0.0.0"
+				if ours.HostPort == theirs.HostPort && ours.Protocol == theirs.Protocol && (anyAddress || ours.HostIP == theirs.HostIP) {
+					return &rejection{"NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
+				}
+			}
 		}
 	}
 	return nil
+}
+
+func hostPorts(pod *corev1.Pod) (out []corev1.ContainerPort) {
+	for _, c := range allContainers(pod) {
+		for _, p := range c.Ports {
+			if isInit(pod, c.Name) && !isSidecar(c) || p.HostPort == 0 && !pod.Spec.HostNetwork {
+				continue
+			}
+			if p.HostPort == 0 {
+				p.HostPort = p.ContainerPort
+			}
+			p.Protocol = corev1.Protocol(or(string(p.Protocol), string(corev1.ProtocolTCP)))
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func (k *Kubelet) admitSysctls(pod *corev1.Pod) *rejection {

@@ -24,10 +24,12 @@ func (w *worker) bringUp(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	} else if status := w.publish(pod, seen, false); isTerminal(status.Phase) {
 		w.poke() // its work is done: on to terminate
 		return 0, nil
-	} else if rejection := w.admit(pod, seen); rejection != nil {
-		k.eventf(pod, corev1.EventTypeWarning, rejection.reason, "%s", rejection.message)
-		w.fail(rejection.reason, rejection.message, nil)
-		return 0, nil
+	} else if rejection, err := w.admit(pod, seen); rejection != nil || err != nil {
+		if rejection != nil {
+			k.eventf(pod, corev1.EventTypeWarning, rejection.reason, "%s", rejection.message)
+			w.fail(rejection.reason, "Pod was rejected: "+rejection.message, nil)
+		}
+		return 0, err
 	} else if err := w.prepare(ctx, pod, seen); err != nil {
 		return 0, err
 	} else {

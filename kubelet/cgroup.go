@@ -63,7 +63,7 @@ func (t *cgroupTree) systemd() bool { return t.driver == "systemd" }
 
 // ensureRoot finds out which cgroups the machine has and makes the groups that
 // all pods share.
-func (t *cgroupTree) ensureRoot(allocatable corev1.ResourceList, log *slog.Logger) error {
+func (t *cgroupTree) ensureRoot(milliCPU, memory int64, log *slog.Logger) error {
 	if !t.enabled {
 		return nil
 	}
@@ -78,8 +78,7 @@ func (t *cgroupTree) ensureRoot(allocatable corev1.ResourceList, log *slog.Logge
 	if t.systemd() {
 		return nil
 	}
-	all := &runtimeapi.LinuxContainerResources{CpuShares: cpuShares(allocatable.Cpu().MilliValue()),
-		MemoryLimitInBytes: allocatable.Memory().Value()}
+	all := &runtimeapi.LinuxContainerResources{CpuShares: cpuShares(milliCPU), MemoryLimitInBytes: memory}
 	if err := t.ensure("kubepods", all); err != nil {
 		return fmt.Errorf("cgroup of all pods: %w", err)
 	}

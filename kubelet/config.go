@@ -2,17 +2,13 @@ package kubelet
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
+	"runtime"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
-	kjson "sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
 )
 
 // Config is a kubelet's configuration as plain values. The fields that a
@@ -26,12 +22,16 @@ type Config struct {
 	ProviderID         string
 
 	RootDir          string // /var/lib/kubelet
+	CertDir          string // <RootDir>/pki
 	PodLogsDir       string // /var/log/pods
 	ContainerLogsDir string // /var/log/containers
 
 	StaticPodPath      string
 	FileCheckFrequency time.Duration
 	WatchFiles         bool // inotify beside the periodic scan
+	StaticPodURL       string
+	StaticPodURLHeader map[string][]string
+	HTTPCheckFrequency time.Duration
 
 	RuntimeEndpoint string
 	ImageEndpoint   string
@@ -42,7 +42,13 @@ type Config struct {
 	PodPidsLimit        int64
 	KubeReserved        corev1.ResourceList
 	SystemReserved      corev1.ResourceList
-	EvictionMemory      resource.Quantity // evictionHard memory.available
+
+	Thresholds            []threshold // of eviction, hard and soft
+	MaxEvictionGrace      int64       // seconds, for soft thresholds
+	PressureTransition    time.Duration
+	LocalStorageIsolation bool
+	Images                imagePolicy
+	Shutdown              []shutdownGroup // by priority; empty: no graceful shutdown
 
 	CgroupRoot    string
 	CgroupDriver  string
@@ -70,6 +76,8 @@ type Config struct {
 	Hollow bool
 
 	Server ServerConfig
+	// Warnings are settings that have no effect, to be told once.
+	Warnings []string
 	// Source is the KubeletConfiguration that this was made from, for /configz.
 	Source *kubeletv1beta1.KubeletConfiguration
 }
@@ -80,6 +88,9 @@ type ServerConfig struct {
 	Address                 string
 	Port                    int32
 	CertFile, KeyFile       string // empty: self-signed
+	BootstrapTLS            bool   // ask the API server for the certificate
+	TLSMinVersion           uint16
+	TLSCipherSuites         []uint16
 	ClientCAFile            string
 	WebhookAuthentication   bool
 	AuthorizationMode       string
@@ -89,93 +100,14 @@ type ServerConfig struct {
 	EnableDebuggingHandlers bool
 }
 
-// DefaultConfiguration is upstream's defaults for the fields that we act on.
-//
-// Upstream: kubernetes@v1.36 pkg/kubelet/apis/config/v1beta1/defaults.go.
-func DefaultConfiguration() *kubeletv1beta1.KubeletConfiguration {
-	yes, no := true, false
-	c := &kubeletv1beta1.KubeletConfiguration{
-		EnableServer:              &yes,
-		Address:                   "0.0.0.0",
-		Port:                      10250,
-		HealthzBindAddress:        "127.0.0.1",
-		ClusterDomain:             "",
-		CgroupDriver:              "cgroupfs",
-		CgroupsPerQOS:             &yes,
-		MaxPods:                   110,
-		SerializeImagePulls:       &yes,
-		CPUCFSQuota:               &yes,
-		ContainerLogMaxSize:       "10Mi",
-		RegisterNode:              &yes,
-		FailSwapOn:                &no, // upstream: true; a machine's swap is none of our business
-		FailCgroupV1:              &no, // upstream: true; we run on v1, with a warning
-		PodLogsDir:                "/var/log/pods",
-		ContainerRuntimeEndpoint:  "unix:///run/tinykube/cri.sock",
-		EvictionHard:              map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.available": "15%"},
-		EnableDebuggingHandlers:   &yes,
-		NodeLeaseDurationSeconds:  40,
-		NodeStatusUpdateFrequency: metav1.Duration{Duration: 10 * time.Second},
-		NodeStatusReportFrequency: metav1.Duration{Duration: 5 * time.Minute},
-		FileCheckFrequency:        metav1.Duration{Duration: 20 * time.Second},
-	}
-	c.Authentication.Anonymous.Enabled = &no
-	c.Authentication.Webhook.Enabled = &yes
-	c.Authorization.Mode = kubeletv1beta1.KubeletAuthorizationModeWebhook
-	c.StreamingConnectionIdleTimeout = metav1.Duration{Duration: 4 * time.Hour}
-	resolver, healthz, files, pids := "/etc/resolv.conf", int32(10248), int32(5), int64(-1)
-	c.ResolverConfig, c.HealthzPort, c.ContainerLogMaxFiles, c.PodPidsLimit = &resolver, &healthz, &files, &pids
-	return c
-}
-
-// LoadConfiguration reads a KubeletConfiguration file over the defaults. It is
-// as strict as upstream: an unknown or repeated field is an error, since a
-// misspelt limit that silently does not apply is worse than no start.
-func LoadConfiguration(path string) (*kubeletv1beta1.KubeletConfiguration, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if raw, err = yaml.YAMLToJSONStrict(raw); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	defaults := DefaultConfiguration()
-	file := &kubeletv1beta1.KubeletConfiguration{}
-	strict, err := kjson.UnmarshalStrict(raw, file)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if len(strict) > 0 {
-		return nil, fmt.Errorf("%s: %w", path, strict[0])
-	}
-	if file.Kind != "KubeletConfiguration" || file.APIVersion != kubeletv1beta1.SchemeGroupVersion.String() {
-		return nil, fmt.Errorf("%s: it is %s %s, not %s KubeletConfiguration", path, file.APIVersion, file.Kind, kubeletv1beta1.SchemeGroupVersion)
-	}
-	if _, err := kjson.UnmarshalStrict(raw, defaults); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	// The zero of these means "default", not "never" (kubeadm writes them so).
-	base := DefaultConfiguration()
-	for _, d := range []struct{ value, otherwise *metav1.Duration }{
-		{&defaults.FileCheckFrequency, &base.FileCheckFrequency},
-		{&defaults.NodeStatusUpdateFrequency, &base.NodeStatusUpdateFrequency},
-		{&defaults.NodeStatusReportFrequency, &base.NodeStatusReportFrequency},
-		{&defaults.StreamingConnectionIdleTimeout, &base.StreamingConnectionIdleTimeout},
-	} {
-		if d.value.Duration == 0 {
-			*d.value = *d.otherwise
-		}
-	}
-	defaults.ContainerRuntimeEndpoint = or(defaults.ContainerRuntimeEndpoint, base.ContainerRuntimeEndpoint)
-	return defaults, nil
-}
-
 // NewConfig turns a KubeletConfiguration into a Config for the node.
 func NewConfig(c *kubeletv1beta1.KubeletConfiguration, nodeName, rootDir string) (Config, error) {
 	out := Config{
-		NodeName: nodeName, RootDir: rootDir, Source: c,
+		NodeName: nodeName, RootDir: rootDir, CertDir: filepath.Join(rootDir, "pki"), Source: c,
 		RegisterNode: isTrue(c.RegisterNode), RegisterWithTaints: c.RegisterWithTaints, ProviderID: c.ProviderID,
 		PodLogsDir: c.PodLogsDir, ContainerLogsDir: filepath.Join(filepath.Dir(c.PodLogsDir), "containers"),
 		StaticPodPath: c.StaticPodPath, FileCheckFrequency: c.FileCheckFrequency.Duration, WatchFiles: true,
+		StaticPodURL: c.StaticPodURL, StaticPodURLHeader: c.StaticPodURLHeader, HTTPCheckFrequency: c.HTTPCheckFrequency.Duration,
 		RuntimeEndpoint: c.ContainerRuntimeEndpoint, ImageEndpoint: or(c.ImageServiceEndpoint, c.ContainerRuntimeEndpoint),
 		MaxPods: c.MaxPods, CgroupRoot: or(c.CgroupRoot, "/"), CgroupDriver: c.CgroupDriver,
 		CgroupsPerQOS: isTrue(c.CgroupsPerQOS), FailCgroupV1: isTrue(c.FailCgroupV1), CPUCFSQuota: isTrue(c.CPUCFSQuota),
@@ -186,25 +118,22 @@ func NewConfig(c *kubeletv1beta1.KubeletConfiguration, nodeName, rootDir string)
 		LeaseDuration: time.Duration(c.NodeLeaseDurationSeconds) * time.Second,
 		Server: ServerConfig{
 			Enabled: isTrue(c.EnableServer), Address: c.Address, Port: c.Port, CertFile: c.TLSCertFile, KeyFile: c.TLSPrivateKeyFile,
+			BootstrapTLS:          c.ServerTLSBootstrap && c.TLSCertFile == "",
 			ClientCAFile:          c.Authentication.X509.ClientCAFile,
 			WebhookAuthentication: isTrue(c.Authentication.Webhook.Enabled), AuthorizationMode: string(c.Authorization.Mode),
 			HealthzAddress: c.HealthzBindAddress, StreamingIdleTimeout: c.StreamingConnectionIdleTimeout.Duration,
 			EnableDebuggingHandlers: isTrue(c.EnableDebuggingHandlers),
 		},
 	}
-	if isTrue(c.Authentication.Anonymous.Enabled) {
-		return out, fmt.Errorf("authentication.anonymous.enabled is refused: this kubelet answers nobody it does not know")
+	var err error
+	if out.Warnings, err = checkConfiguration(c); err != nil {
+		return out, err
 	}
-	if mode := c.Authorization.Mode; mode != kubeletv1beta1.KubeletAuthorizationModeWebhook {
-		return out, fmt.Errorf("authorization.mode %q is refused: only Webhook is safe", mode)
+	if out.Server.TLSMinVersion, out.Server.TLSCipherSuites, err = tlsSettings(c); err != nil {
+		return out, err
 	}
-	if c.ReadOnlyPort != 0 {
-		return out, fmt.Errorf("readOnlyPort is refused: there is no port without authentication")
-	}
-	if isTrue(c.FailSwapOn) {
-		if swaps, err := os.ReadFile("/proc/swaps"); err == nil && strings.Count(string(swaps), "\n") > 1 {
-			return out, fmt.Errorf("running with swap on is not supported, please disable swap or set failSwapOn to false")
-		}
+	if c.PodsPerCore > 0 {
+		out.MaxPods = min(out.MaxPods, c.PodsPerCore*int32(runtime.NumCPU()))
 	}
 	return out, out.addQuantities(c)
 }
@@ -240,12 +169,16 @@ func (out *Config) addQuantities(c *kubeletv1beta1.KubeletConfiguration) error {
 	if out.SystemReserved, err = resourceList(c.SystemReserved); err != nil {
 		return fmt.Errorf("systemReserved: %w", err)
 	}
-	if text := c.EvictionHard["memory.available"]; text != "" && !strings.HasSuffix(text, "%") {
-		if out.EvictionMemory, err = resource.ParseQuantity(text); err != nil {
-			return fmt.Errorf("evictionHard memory.available: %w", err)
-		}
+	if out.Thresholds, err = parseThresholds(c); err != nil {
+		return err
 	}
-	return nil
+	out.MaxEvictionGrace, out.PressureTransition = int64(c.EvictionMaxPodGracePeriod), c.EvictionPressureTransitionPeriod.Duration
+	out.LocalStorageIsolation = c.LocalStorageCapacityIsolation == nil || *c.LocalStorageCapacityIsolation
+	if out.Images, err = newImagePolicy(c); err != nil {
+		return err
+	}
+	out.Shutdown, err = parseShutdown(c)
+	return err
 }
 
 func resourceList(values map[string]string) (corev1.ResourceList, error) {

@@ -54,7 +54,7 @@ func TestManifestsThatAreRefused(t *testing.T) {
 		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  serviceAccountName: a\n  containers: [{name: a}]":                         "service account",
 		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  volumes: [{name: v, secret: {secretName: s}}]\n  containers: [{name: a}]": "may not reference",
 	} {
-		if _, err := parseStaticPod([]byte(text), "/x.yaml", "n"); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := parseStaticPod([]byte(text), sourceFile, "/x.yaml", "n"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
@@ -98,7 +98,7 @@ func TestManifestDirectoryFullOfTraps(t *testing.T) {
 }
 
 func TestRealConfigurations(t *testing.T) {
-	c, err := LoadConfiguration(reference.Path(t, "manifests/hard-way/kubelet-config.yaml"))
+	c, err := LoadConfiguration(reference.Path(t, "manifests/hard-way/kubelet-config.yaml"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestRealConfigurations(t *testing.T) {
 		if err := os.WriteFile(path, []byte(document), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if c, err = LoadConfiguration(path); err != nil {
+		if c, err = LoadConfiguration(path, ""); err != nil {
 			t.Fatal(err)
 		}
 		if cfg, err = NewConfig(c, "node-0", "/var/lib/kubelet"); err != nil {
@@ -144,7 +144,7 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		head + "maxPods: many\n":                              "maxPods",
 		"apiVersion: v1\nkind: Pod\n":                         "not kubelet.config.k8s.io/v1beta1 KubeletConfiguration",
 		head + "readOnlyPort: 10255\n":                        "readOnlyPort",
-		head + "authorization: {mode: AlwaysAllow}\n":         "AlwaysAllow",
+		head + "authorization: {mode: AlwaysAllow}\n":         "authorization.mode",
 		head + "authentication: {anonymous: {enabled: true}}": "anonymous",
 		head + "systemReserved: {memory: lots}\n":             "systemReserved: memory",
 	} {
@@ -152,7 +152,7 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c, err := LoadConfiguration(path)
+		c, err := LoadConfiguration(path, "")
 		if err == nil {
 			_, err = NewConfig(c, "n", "/x")
 		}
@@ -165,7 +165,7 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 func TestAllocatable(t *testing.T) {
 	k := &Kubelet{capacity: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourceCPU: resource.MustParse("2")},
 		cfg: Config{KubeReserved: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m")}, SystemReserved: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")},
-			EvictionMemory: resource.MustParse("1Gi")}}
+			Thresholds: []threshold{{signal: memoryAvailable, hard: true, value: amount{absolute: 1 << 30}}}}}
 	got := k.allocatable()
 	if got.Cpu().String() != "1500m" || got.Memory().String() != "2Gi" {
 		t.Errorf("allocatable %v", got)

@@ -22,8 +22,6 @@ const (
 
 // collectGarbage removes what pods leave behind while they live: dead
 // containers beyond the last, old sandboxes, long logs.
-//
-// Simplified: images are never collected.
 func (k *Kubelet) collectGarbage(ctx context.Context) error {
 	garbage, logs := time.NewTicker(garbagePeriod), time.NewTicker(logPeriod)
 	defer garbage.Stop()
@@ -34,7 +32,7 @@ func (k *Kubelet) collectGarbage(ctx context.Context) error {
 			return nil
 		case <-garbage.C:
 			k.volumes.tokens.forget(k.workerUIDs())
-			if err := k.removeDead(ctx); err != nil && ctx.Err() == nil {
+			if err := k.removeDead(ctx, false); err != nil && ctx.Err() == nil {
 				k.log.Warn("garbage collection", "err", err)
 			}
 			k.removeOrphanLogs()
@@ -46,14 +44,19 @@ func (k *Kubelet) collectGarbage(ctx context.Context) error {
 	}
 }
 
-// removeDead removes dead containers and sandboxes that nobody will ask for.
-func (k *Kubelet) removeDead(ctx context.Context) error {
+// removeDead removes dead containers and sandboxes that nobody will ask for;
+// with all set, also the last containers of pods that have ended.
+func (k *Kubelet) removeDead(ctx context.Context, all bool) error {
 	for _, w := range k.allWorkers() {
 		seen, err := k.runtime.observe(ctx, w.uid)
 		if err != nil {
 			return err
 		}
-		for _, c := range deadContainers(seen) {
+		dead := deadContainers(seen)
+		if all && isTerminal(w.publishedStatus().Phase) && !seen.alive() {
+			dead = seen.containers
+		}
+		for _, c := range dead {
 			if err := k.runtime.removeContainer(ctx, c.Id); err != nil {
 				return err
 			}

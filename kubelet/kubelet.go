@@ -37,6 +37,13 @@ type Kubelet struct {
 	statuses *statusWriter
 	events   *client.Recorder
 	node     *nodeReporter
+	evictor  *evictor
+	shutdown *shutdown
+	identity *ClientCertificates // nil: not ours to renew
+	serving  *certificates       // nil: from files
+	images   imageDisk
+	imageUse imageRecords
+	observe  func() map[signal]observation // instead of measuring, for tests
 
 	podInformer     *client.Informer[*corev1.Pod] // nil without an API server
 	serviceInformer *client.Informer[*corev1.Service]
@@ -59,6 +66,10 @@ type Deps struct {
 	Client  *client.Client           // nil: standalone, static pods only
 	Logger  *slog.Logger
 	Shared  *Shared // nil: all of its own
+	// Certificates renew what Client shows; nil: it shows what it was given.
+	Certificates *ClientCertificates
+	// Shutdown is closed when the machine is about to go down; nil: never.
+	Shutdown <-chan struct{}
 }
 
 // Shared is what many kubelets of one process need only once. Whoever makes it
@@ -117,10 +128,14 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.cgroups = newCgroupTree(cfg)
 	k.static = &staticPods{path: cfg.StaticPodPath, nodeName: cfg.NodeName, period: cfg.FileCheckFrequency,
 		watch: cfg.WatchFiles, log: deps.Logger, changed: func() { k.touch(); k.node.touchMirrors() }}
+	k.static.remote = remotePods{url: cfg.StaticPodURL, header: cfg.StaticPodURLHeader, nodeName: cfg.NodeName,
+		period: cfg.HTTPCheckFrequency, log: deps.Logger, changed: k.static.changed}
 	k.relist = &relister{runtime: k.runtime, wake: k.wake}
 	k.probes = newProbes(k)
 	k.statuses = newStatusWriter(deps.Client, k.apiObject, deps.Logger)
 	k.node = newNodeReporter(k)
+	k.evictor = newEvictor(k)
+	k.shutdown = &shutdown{k: k, signal: deps.Shutdown, groups: cfg.Shutdown}
 	if k.shared = deps.Shared != nil; k.shared {
 		k.podInformer, k.serviceInformer, k.events = deps.Shared.Pods.Part(cfg.NodeName), deps.Shared.Services, deps.Shared.Events.On(cfg.NodeName)
 	} else {
@@ -128,6 +143,9 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	if deps.Client != nil {
 		k.watchAPI()
+		if k.identity = deps.Certificates; k.identity != nil {
+			k.identity.follow(deps.Client)
+		}
 	}
 	return k, nil
 }
@@ -173,7 +191,8 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	k.static.scanFirst()
 	close(k.ready)
 	tasks := []func(context.Context) error{
-		k.static.run, k.relist.run, k.relist.follow, k.syncLoop, k.watchRuntime, k.collectGarbage, k.runServers,
+		k.static.run, k.static.remote.run, k.relist.run, k.relist.follow, k.syncLoop, k.watchRuntime, k.collectGarbage, k.runServers,
+		k.evictor.run, k.collectImages, k.shutdown.run,
 	}
 	if !k.shared {
 		tasks = append(tasks, k.events.Run)
@@ -183,6 +202,13 @@ func (k *Kubelet) Run(ctx context.Context) error {
 			tasks = append(tasks, k.podInformer.Run, k.serviceInformer.Run)
 		}
 		tasks = append(tasks, k.node.run, k.writeStatuses, k.wakeWithServices)
+		if k.identity != nil {
+			tasks = append(tasks, k.identity.run)
+		}
+		if k.cfg.Server.BootstrapTLS {
+			k.serving = k.servingCertificates()
+			tasks = append(tasks, k.serving.run)
+		}
 	}
 	for _, task := range tasks {
 		group.Go(func() error { return task(ctx) })
@@ -224,7 +250,7 @@ func (k *Kubelet) prepareNode(ctx context.Context) error {
 	k.capacity = capacity(k.cfg)
 	allocatable := k.allocatable()
 	k.volumes.defaultTmpfsBytes = allocatable.Memory().Value()
-	return k.cgroups.ensureRoot(allocatable, k.log)
+	return k.cgroups.ensureRoot(allocatable.Cpu().MilliValue(), k.podsLimit(), k.log)
 }
 
 // writeStatuses runs the status writers.

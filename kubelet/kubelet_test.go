@@ -24,6 +24,7 @@ type node struct {
 	cfg     Config
 	kubelet *Kubelet
 	quiet   bool
+	api     []*corev1.Pod
 	stop    func() // ends the kubelet and waits for it
 }
 
@@ -86,6 +87,18 @@ func (n *node) manifest(name, spec string) {
 	if err := os.WriteFile(filepath.Join(n.cfg.StaticPodPath, name+".yaml"), []byte(text), 0o644); err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+// apiPod adds a pod as the API server would: one that is not static.
+func (n *node) apiPod(name, spec string) {
+	n.t.Helper()
+	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + ", namespace: test}\nspec:\n" + spec
+	pod, err := parseStaticPod([]byte(text), sourceAPI, name, n.cfg.NodeName)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.api = append(n.api, pod)
+	n.kubelet.static.remote.take(n.api)
 }
 
 func (n *node) removeManifest(name string) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -246,7 +247,7 @@ func conditionEvent(c corev1.NodeCondition) string {
 		}
 		return "NodeNotReady"
 	case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
-		return c.Reason
+		return "Node" + strings.TrimPrefix(c.Reason, "Kubelet")
 	}
 	return ""
 }

@@ -61,11 +61,7 @@ func (n *nodeReporter) fillStatus(ctx context.Context, node *corev1.Node) {
 	set := func(kind corev1.NodeConditionType, status corev1.ConditionStatus, reason, text string) {
 		setNodeCondition(s, corev1.NodeCondition{Type: kind, Status: status, Reason: reason, Message: text, LastHeartbeatTime: now})
 	}
-	// Simplified: pressure is not measured yet, so never claimed; eviction and
-	// these conditions come together.
-	set(corev1.NodeMemoryPressure, corev1.ConditionFalse, "KubeletHasSufficientMemory", "kubelet has sufficient memory available")
-	set(corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-	set(corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID", "kubelet has sufficient PID available")
+	k.evictor.pressureConditions(set)
 	if err := k.nodeErrors(); err != nil {
 		set(corev1.NodeReady, corev1.ConditionFalse, "KubeletNotReady", err.Error())
 	} else {
@@ -78,7 +74,7 @@ func (k *Kubelet) nodeErrors() error {
 	k.node.mu.Lock()
 	failures := []error{k.node.runtime, k.node.network}
 	k.node.mu.Unlock()
-	failures = append(failures, k.relist.healthy(time.Now()))
+	failures = append(failures, k.relist.healthy(time.Now()), k.shutdown.err())
 	failures = slices.DeleteFunc(failures, func(err error) bool { return err == nil })
 	switch len(failures) {
 	case 0:
@@ -272,7 +268,7 @@ func machineMemory() int64 {
 // the system, for Kubernetes, and for the moment in which memory runs out.
 func (k *Kubelet) allocatable() corev1.ResourceList {
 	out := k.capacity.DeepCopy()
-	for _, reserved := range []corev1.ResourceList{k.cfg.SystemReserved, k.cfg.KubeReserved, {corev1.ResourceMemory: k.cfg.EvictionMemory}} {
+	for _, reserved := range []corev1.ResourceList{k.cfg.SystemReserved, k.cfg.KubeReserved, hardReserve(k.cfg.Thresholds, k.capacity)} {
 		for name, q := range reserved {
 			have, found := out[name]
 			if !found {
@@ -285,6 +281,16 @@ func (k *Kubelet) allocatable() corev1.ResourceList {
 		}
 	}
 	return out
+}
+
+// podsLimit is the memory of all pods together: eviction needs room between
+// what is promised and where the kernel starts to kill.
+func (k *Kubelet) podsLimit() int64 {
+	limit := k.capacity.Memory().Value()
+	for _, reserved := range []corev1.ResourceList{k.cfg.SystemReserved, k.cfg.KubeReserved} {
+		limit -= reserved.Memory().Value()
+	}
+	return max(limit, 0)
 }
 
 // nodeImages lists the largest images, as the scheduler's image locality wants.

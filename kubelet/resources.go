@@ -2,7 +2,6 @@ package kubelet
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/api/qos"
@@ -86,13 +85,4 @@ func cpuShares(milli int64) int64 {
 
 func cpuQuota(milli int64) int64 {
 	return max(milli*quotaPeriod/milliPerCPU, minQuota)
-}
-
-// sumOf adds one resource of many pods.
-func sumOf(pods []*corev1.Pod, name corev1.ResourceName) resource.Quantity {
-	var total resource.Quantity
-	for _, p := range pods {
-		total.Add(requests.Pod(p)[name])
-	}
-	return total
 }

@@ -87,7 +87,7 @@ func (k *Kubelet) runServers(ctx context.Context) error {
 			return fmt.Errorf("serving certificate: %w", err)
 		}
 		server := &http.Server{Handler: k.routes(authenticator.wrap), TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12, GetCertificate: certificate,
+			MinVersion: s.TLSMinVersion, CipherSuites: s.TLSCipherSuites, GetCertificate: certificate,
 			ClientAuth: tls.RequestClientCert, // auth.go verifies it, and answers 401 in HTTP
 			NextProtos: []string{"h2", "http/1.1"},
 		}}
@@ -126,10 +126,17 @@ func serve(ctx context.Context, server *http.Server, address string, secure bool
 // handshake, so that a renewed one needs no restart. Without one configured a
 // self-signed pair is kept, as upstream keeps one.
 func (k *Kubelet) servingCertificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	if k.serving != nil {
+		return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if held := k.serving.current(); held != nil {
+				return held, nil
+			}
+			return nil, errors.New("no serving certificate available for the kubelet")
+		}, nil
+	}
 	cert, key := k.cfg.Server.CertFile, k.cfg.Server.KeyFile
 	if cert == "" {
-		cert = filepath.Join(k.cfg.RootDir, "pki", "kubelet.crt")
-		key = filepath.Join(k.cfg.RootDir, "pki", "kubelet.key")
+		cert, key = filepath.Join(k.cfg.CertDir, "kubelet.crt"), filepath.Join(k.cfg.CertDir, "kubelet.key")
 		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
 			if err := selfSign(cert, key, k.cfg.NodeName, k.hostIPs()); err != nil {
 				return nil, err

@@ -51,6 +51,7 @@ type staticPods struct {
 	watch    bool          // use inotify
 	log      *slog.Logger
 	changed  func() // called after a scan that changed something
+	remote   remotePods
 
 	mu    sync.Mutex // guards what follows
 	pods  map[types.UID]*corev1.Pod
@@ -136,11 +137,11 @@ func (s *staticPods) openWatch() *fsnotify.Watcher {
 func (s *staticPods) list() ([]*corev1.Pod, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []*corev1.Pod
+	out, read := s.remote.list()
 	for _, p := range s.pods {
 		out = append(out, p)
 	}
-	return out, s.read
+	return out, read && s.read
 }
 
 // scan reads the directory and says whether the pods changed.
@@ -238,13 +239,13 @@ func readManifest(path, nodeName string) (*corev1.Pod, error) {
 	if len(raw) > maxManifestBytes {
 		return nil, fmt.Errorf("larger than %d bytes", maxManifestBytes)
 	}
-	return parseStaticPod(raw, path, nodeName)
+	return parseStaticPod(raw, sourceFile, path, nodeName)
 }
 
 // parseStaticPod turns a manifest into the pod that this node runs.
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/config/common.go applyDefaults.
-func parseStaticPod(raw []byte, path, nodeName string) (*corev1.Pod, error) {
+func parseStaticPod(raw []byte, source, path, nodeName string) (*corev1.Pod, error) {
 	pod := &corev1.Pod{}
 	if err := yaml.Unmarshal(raw, pod); err != nil {
 		return nil, err
@@ -260,7 +261,7 @@ func parseStaticPod(raw []byte, path, nodeName string) (*corev1.Pod, error) {
 	}
 	pod.Status = corev1.PodStatus{}
 	if pod.UID == "" {
-		uid, err := staticUID(pod, path, nodeName)
+		uid, err := staticUID(pod, source, path, nodeName)
 		if err != nil {
 			return nil, err
 		}
@@ -273,7 +274,7 @@ func parseStaticPod(raw []byte, path, nodeName string) (*corev1.Pod, error) {
 		pod.Annotations = map[string]string{}
 	}
 	pod.Annotations[annotationConfigHash] = string(pod.UID)
-	pod.Annotations[annotationConfigSource] = sourceFile
+	pod.Annotations[annotationConfigSource] = source
 	pod.Annotations[annotationConfigSeen] = time.Now().Format(time.RFC3339Nano)
 	// It must survive whatever is wrong with its node: it may be the cure.
 	tolerateAll := corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}
@@ -288,14 +289,18 @@ func parseStaticPod(raw []byte, path, nodeName string) (*corev1.Pod, error) {
 // staticUID is a hash of what the pod says and of where it says it. Upstream
 // hashes its in-memory form, so the numbers differ; what matters is that the
 // same file gives the same UID and that any change gives another.
-func staticUID(pod *corev1.Pod, path, nodeName string) (types.UID, error) {
+func staticUID(pod *corev1.Pod, source, path, nodeName string) (types.UID, error) {
 	raw, err := json.Marshal(pod)
 	if err != nil {
 		return "", err
 	}
 	h := fnv.New128a()
 	h.Write(raw)
-	fmt.Fprintf(h, "host:%sfile:%s", nodeName, path)
+	if source == sourceURL {
+		fmt.Fprintf(h, "url:%s", path) // one manifest for many nodes
+	} else {
+		fmt.Fprintf(h, "host:%sfile:%s", nodeName, path)
+	}
 	return types.UID(hex.EncodeToString(h.Sum(nil))), nil
 }
 

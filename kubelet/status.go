@@ -17,17 +17,19 @@ import (
 
 // statusInput is all that a pod's status is derived from.
 type statusInput struct {
-	pod       *corev1.Pod
-	seen      *observedPod
-	old       corev1.PodStatus
-	waiting   map[string]*waitError
-	terminal  bool // the pod has ended: nothing will start again
-	reason    string
-	message   string // set when the kubelet itself ended the pod
-	hostIPs   []string
-	now       time.Time
-	verdictOf func(*observedContainer) verdict
-	readyOf   func(*observedContainer) bool
+	pod      *corev1.Pod
+	seen     *observedPod
+	old      corev1.PodStatus
+	waiting  map[string]*waitError
+	terminal bool // the pod has ended: nothing will start again
+	reason   string
+	message  string // set when the kubelet itself ended the pod
+
+	disruption bool // it did so for the node's sake
+	hostIPs    []string
+	now        time.Time
+	verdictOf  func(*observedContainer) verdict
+	readyOf    func(*observedContainer) bool
 }
 
 // podStatus derives what the API shall say about the pod. It is a pure
@@ -349,6 +351,9 @@ func setConditions(status *corev1.PodStatus, in statusInput) {
 	set(corev1.ContainersReady, ready, reason, text)
 	// A pod that reached a kubelet is scheduled, whoever did it.
 	set(corev1.PodScheduled, true, "", "")
+	if in.disruption {
+		set(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, in.message)
+	}
 }
 
 func anyStarted(statuses []corev1.ContainerStatus) bool {

@@ -157,11 +157,14 @@ func kubeletCondition(kind corev1.PodConditionType) bool {
 	return false
 }
 
-// upsertKeeping takes a foreign condition over as it is.
+// upsertKeeping takes a foreign condition over as it is. DisruptionTarget may
+// be anybody's, so ours stays.
 func upsertKeeping(status *corev1.PodStatus, c corev1.PodCondition) {
 	for i := range status.Conditions {
 		if status.Conditions[i].Type == c.Type {
-			status.Conditions[i] = c
+			if c.Type != corev1.DisruptionTarget {
+				status.Conditions[i] = c
+			}
 			return
 		}
 	}

@@ -129,8 +129,10 @@ func oldestFirst(pods map[types.UID]*corev1.Pod) []*corev1.Pod {
 // startWorker starts a pod's worker. The caller holds mu.
 func (k *Kubelet) startWorker(ctx context.Context, group *errgroup.Group, pod *corev1.Pod, removed bool) {
 	w := newWorker(k, pod)
-	if mirror := k.apiObject(pod); isStatic(pod) && mirror != nil {
-		w.status = mirror.Status // what was told of it before we were started
+	// What was told of it before we were started. That it ended is no reason for
+	// a static pod to stay so: after a shutdown the file is still there.
+	if mirror := k.apiObject(pod); isStatic(pod) && mirror != nil && !isTerminal(mirror.Status.Phase) {
+		w.status = mirror.Status
 	}
 	w.removed = removed
 	w.noticeEnd(nil)

@@ -53,6 +53,7 @@ type worker struct {
 type endCase struct {
 	grace           *int64 // seconds that its containers get
 	reason, message string // for pods that the kubelet itself ends: phase Failed
+	disruption      bool   // it was not the pod's fault: condition DisruptionTarget
 }
 
 const (
@@ -104,9 +105,20 @@ func (w *worker) remove() {
 
 // fail ends the pod on the kubelet's own decision.
 func (w *worker) fail(reason, message string, grace *int64) {
+	w.end(&endCase{grace: grace, reason: reason, message: message})
+}
+
+// end ends the pod on the kubelet's own decision. If it is ending already that
+// can only make it faster.
+func (w *worker) end(own *endCase) {
 	w.mu.Lock()
-	if w.ending == nil {
-		w.noticeEnd(&endCase{grace: grace, reason: reason, message: message})
+	switch {
+	case w.ending == nil:
+		w.noticeEnd(own)
+	case own.grace != nil && *own.grace < w.ending.graceSeconds(w.pod):
+		shorter := *w.ending
+		shorter.grace = own.grace
+		w.noticeEnd(&shorter)
 	}
 	w.mu.Unlock()
 	w.poke()
@@ -281,7 +293,7 @@ func (w *worker) publish(pod *corev1.Pod, seen *observedPod, terminal bool) core
 	in := statusInput{pod: pod, seen: seen, old: old, waiting: w.waiting, terminal: terminal,
 		hostIPs: w.k.hostIPs(), now: time.Now(), verdictOf: w.k.probes.verdict, readyOf: w.k.probes.ready}
 	if ending != nil {
-		in.reason, in.message = ending.reason, ending.message
+		in.reason, in.message, in.disruption = ending.reason, ending.message, ending.disruption
 	}
 	status := podStatus(in)
 	w.mu.Lock()

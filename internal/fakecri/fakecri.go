@@ -50,6 +50,8 @@ type Runtime struct {
 	ProgramOf func(*runtimeapi.ContainerConfig) Program
 	// Missing images cannot be pulled.
 	Missing map[string]bool
+	// Memory is the working set of each container of a pod, by the pod's name.
+	Memory map[string]uint64
 	// PodCIDR is where sandboxes get their addresses from.
 	PodCIDR netip.Prefix
 	// Fault is asked before every call, by the call's short name; an error is

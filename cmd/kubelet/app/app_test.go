@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+
 	"tinykube/kubelet"
 )
 
@@ -20,9 +22,33 @@ func TestUpstreamsCommandLines(t *testing.T) {
 			t.Errorf("%s: %v", line, err)
 		}
 	}
-	for _, line := range []string{"--no-such-flag", "--config-dir=/etc/x", "--protect-kernel-defaults"} {
+	for _, line := range []string{"--no-such-flag", "--lock-file=/run/x", "--image-credential-provider-config=/etc/x"} {
 		if err := NewCommand().ParseFlags(strings.Fields(line)); err == nil {
 			t.Errorf("%s: no error", line)
+		}
+	}
+}
+
+// TestEveryFlagIsReadAsItsField: the table of flags is data, so each row is tried.
+func TestEveryFlagIsReadAsItsField(t *testing.T) {
+	for name, path := range configFlags {
+		c := &kubeletv1beta1.KubeletConfiguration{}
+		field, json := fieldOf(c, path)
+		text := "7"
+		switch kind := field.Type().String(); {
+		case strings.HasSuffix(kind, "Duration"):
+			text = "7s"
+		case strings.HasSuffix(kind, "bool"), strings.HasSuffix(kind, "map[string]bool"):
+			text = map[bool]string{true: "A=true", false: "true"}[strings.HasPrefix(kind, "map")]
+		case kind == "map[string]string":
+			text = "memory.available<7Gi"
+		case kind == "map[string][]string":
+			text = "a:7"
+		case kind == "[]v1.Taint":
+			text = "a=b:NoSchedule"
+		}
+		if err := parseInto(field, text); err != nil || field.IsZero() || json == "" {
+			t.Errorf("--%s=%s: %v is %v: %v", name, text, json, field, err)
 		}
 	}
 }

@@ -1,0 +1,147 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
+)
+
+const sourceURL = "http"
+
+// remotePods are static pods whose manifest lies behind a URL: one Pod or one
+// PodList. As with files, what cannot be read changes nothing.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/config/http.go.
+type remotePods struct {
+	url, nodeName string
+	header        map[string][]string
+	period        time.Duration
+	log           *slog.Logger
+	changed       func()
+
+	mu   sync.Mutex // guards what follows
+	pods map[types.UID]*corev1.Pod
+	read bool
+}
+
+const remoteTimeout = 10 * time.Second
+
+// run fetches until ctx ends.
+func (r *remotePods) run(ctx context.Context) error {
+	complaint := ""
+	for r.url != "" {
+		pods, err := r.fetch(ctx)
+		if err == nil {
+			complaint = ""
+			r.take(pods)
+		} else if err.Error() != complaint && ctx.Err() == nil {
+			complaint = err.Error()
+			r.log.Error("static pods not read", "key", r.url, "err", err)
+		}
+		if !wait(ctx, r.period) {
+			break
+		}
+	}
+	return nil
+}
+
+// take replaces the pods and tells of it if they differ. A pod that is known
+// stays the same object: only what was said of it first counts.
+func (r *remotePods) take(pods []*corev1.Pod) {
+	next := map[types.UID]*corev1.Pod{}
+	r.mu.Lock()
+	changed := !r.read || len(pods) != len(r.pods)
+	for _, p := range pods {
+		if known := r.pods[p.UID]; known != nil {
+			p = known
+		} else {
+			changed = true
+		}
+		next[p.UID] = p
+	}
+	r.pods, r.read = next, true
+	r.mu.Unlock()
+	if changed {
+		r.changed()
+	}
+}
+
+// list returns the pods, and whether the URL was ever read, if there is one.
+func (r *remotePods) list() (out []*corev1.Pod, read bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.pods {
+		out = append(out, p)
+	}
+	return out, r.read || r.url == ""
+}
+
+func (r *remotePods) fetch(ctx context.Context) ([]*corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, remoteTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
+	if err != nil {
+		return nil, err
+	}
+	for name, values := range r.header {
+		request.Header[http.CanonicalHeaderKey(name)] = values
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxManifestBytes+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case answer.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s", answer.Status)
+	case len(raw) == 0:
+		return nil, errors.New("zero-length data received")
+	case len(raw) > maxManifestBytes:
+		return nil, fmt.Errorf("larger than %d bytes", maxManifestBytes)
+	}
+	return parseRemote(raw, r.url, r.nodeName)
+}
+
+// parseRemote reads a Pod or a PodList.
+func parseRemote(raw []byte, url, nodeName string) ([]*corev1.Pod, error) {
+	var list struct {
+		Kind  string           `json:"kind"`
+		Items []map[string]any `json:"items"`
+	}
+	if err := yaml.Unmarshal(raw, &list); err != nil {
+		return nil, err
+	}
+	documents := [][]byte{raw}
+	if list.Kind == "PodList" {
+		documents = nil
+		for _, item := range list.Items {
+			item["apiVersion"], item["kind"] = "v1", "Pod" // items of a list need not say it
+			one, err := yaml.Marshal(item)
+			if err != nil {
+				return nil, err
+			}
+			documents = append(documents, one)
+		}
+	}
+	var out []*corev1.Pod
+	for _, document := range documents {
+		pod, err := parseStaticPod(document, sourceURL, url, nodeName)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pod)
+	}
+	return out, nil
+}
