@@ -60,7 +60,8 @@ func stay(context.Context) error { return nil }
 func nothing(context.Context, *run) (*site, error) { return &site{shell: bash, leave: stay}, nil }
 
 // network is a network of its own with nothing in it, where the reader is
-// root without being it: a user and a network namespace.
+// root without being it: a user and a network namespace. Its /run is empty and
+// its own, so that `ip netns add` and iptables find a place to write.
 func network(ctx context.Context, r *run) (*site, error) {
 	// The namespaces live as long as cat, and cat as long as we hold its stdin:
 	// they go with us, however we end. Only who keeps the lab has them stay.
@@ -68,7 +69,7 @@ func network(ctx context.Context, r *run) (*site, error) {
 	if r.Keep {
 		hold = "sleep infinity"
 	}
-	holder := exec.Command("unshare", "-Urnm", "sh", "-c", "ip link set lo up && echo ready && exec "+hold)
+	holder := exec.Command("unshare", "-Urnm", "sh", "-c", "mount -t tmpfs run /run && ip link set lo up && echo ready && exec "+hold)
 	holder.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	holder.Stderr = os.Stderr
 	stdin, err := holder.StdinPipe()

@@ -197,10 +197,28 @@ func (w *walk) chain(name string, depth int) string {
 	return "return"
 }
 
-// rewrite is what DNAT does.
-func (w *walk) rewrite(to netip.AddrPort) string {
-	w.Destination, w.rewritten = to, true
-	return fmt.Sprintf("the destination becomes %s", to)
+// dnat is what a DNAT rule does to a packet; to is where to, as "10.244.0.5:8080"
+// or, which leaves the port as it is, "10.244.0.5". What comes after it (other
+// hooks, routing, --ctstate DNAT) sees the packet as it is from now on. The first
+// DNAT wins: the verdict ends the table's chains. What cannot be read is noted,
+// and does not match.
+//
+// LAB 20 dnat: read the target, change w.Destination, remember in w.rewritten
+// that connection tracking knows of it, and answer the verdict "accept" and, as
+// the effect, "the destination becomes ADDRESS:PORT". netip.ParseAddrPort and
+// netip.ParseAddr read both forms; w.notes takes what you cannot read.
+func (w *walk) dnat(to string) (verdict, effect string) {
+	address, err := netip.ParseAddrPort(to)
+	if err != nil {
+		ip, err := netip.ParseAddr(strings.Trim(to, "[]"))
+		if err != nil {
+			w.notes[fmt.Sprintf("not understood: DNAT to %q", to)] = true
+			return "", ""
+		}
+		address = netip.AddrPortFrom(ip, w.Destination.Port())
+	}
+	w.Destination, w.rewritten = address, true
+	return "accept", fmt.Sprintf("the destination becomes %s", address)
 }
 
 func (w *walk) masquerade() string {

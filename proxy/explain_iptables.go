@@ -77,7 +77,7 @@ func (r *iptablesRules) balance(w *walk) (verdict, effect string) {
 	case len(servers) == 0:
 		return "reject", "it has no real servers"
 	}
-	return "accept", w.rewrite(servers[w.lot(len(servers))])
+	return w.dnat(servers[w.lot(len(servers))].String())
 }
 
 var words = regexp.MustCompile(`"[^"]*"|\S+`)
@@ -158,11 +158,7 @@ func (r *iptablesRules) target(w *walk, table string, list []string) (verdict, e
 		}
 		return "next", w.setMark(w.mark&^mask ^ value)
 	case "DNAT":
-		to, err := netip.ParseAddrPort(option(2))
-		if err != nil {
-			return "", ""
-		}
-		return "accept", w.rewrite(to)
+		return w.dnat(option(2))
 	case "MASQUERADE":
 		return "accept", w.masquerade()
 	}

@@ -85,12 +85,11 @@ func (r *nftRules) apply(w *walk, _, rule string) (verdict, effect string) {
 			if len(rest) < 2 {
 				return "", ""
 			}
-			to, _ := r.lookup(w, strings.TrimPrefix(rest[1], "@"), key)
-			address, err := netip.ParseAddrPort(addressOf(to))
-			if err != nil {
+			to, ok := r.lookup(w, strings.TrimPrefix(rest[1], "@"), key)
+			if !ok {
 				return "", ""
 			}
-			return "accept", w.rewrite(address)
+			return w.dnat(addressOf(to))
 		}
 		if strings.HasPrefix(rule, "meta mark set meta mark") {
 			bits, _ := maskOf(words[6])

@@ -47,6 +47,12 @@ func (p *ServicePort) matchIP(ip netip.Addr) string {
 
 // renderPort writes the rules of one Service port: ways in, then the choice,
 // then the endpoints.
+//
+// LAB 20 service: write the way to the cluster IP, from KUBE-SERVICES of table
+// nat to the chain that p.chainNames calls internalPolicy, and what masquerades;
+// if p.Internal() is empty, r.refuse. Then, if p.IsExternal(), the ways in from
+// outside; in table filter an ACCEPT of p.HealthCheckNodePort, if there is one,
+// in KUBE-NODEPORTS; and the endpoints. Helpers for all of it follow below.
 func (r *renderer) renderPort(p *ServicePort) {
 	names, note := p.chainNames(), p.Name.String()
 	if len(p.Internal()) > 0 {
@@ -179,13 +185,18 @@ func (r *renderer) renderEndpoints(p *ServicePort, names chainNames) {
 // renderChoice: first whoever the client was with, then by lot. Of n endpoints
 // the first is taken with 1/n, else the second with 1/(n-1), …, the last always:
 // together 1/n each.
+//
+// LAB 20 choice: write the rules of table nat that lead from the chain to
+// p.endpointChain of each endpoint, each with the same chance; xt_statistic draws
+// with "-m statistic --mode random --probability 0.5000000000". With
+// p.AffinitySeconds the rules that recognise a client (affinityMatch) come before.
 func (r *renderer) renderChoice(p *ServicePort, chain string, endpoints []Endpoint) {
 	note := p.Name.String()
 	if p.AffinitySeconds > 0 {
 		for _, e := range endpoints {
 			sep := p.endpointChain(e)
-			r.rule("nat", chain, comment(note+" -> "+e.Address.String()), "-m recent --name", sep,
-				fmt.Sprintf("--rcheck --seconds %d --reap", p.AffinitySeconds), "-j", sep)
+			seen, _ := affinityMatch(sep, p.AffinitySeconds)
+			r.rule("nat", chain, comment(note+" -> "+e.Address.String()), seen, "-j", sep)
 		}
 	}
 	for i, e := range endpoints {
@@ -205,7 +216,19 @@ func (r *renderer) renderEndpoint(p *ServicePort, e Endpoint) {
 	r.rule("nat", chain, comment(note), "-s", e.Address.Addr().String(), "-j", markMasqChain)
 	remember := ""
 	if p.AffinitySeconds > 0 {
-		remember = "-m recent --name " + chain + " --set"
+		_, remember = affinityMatch(chain, p.AffinitySeconds)
 	}
 	r.rule("nat", chain, comment(note), remember, fmt.Sprintf("-m %s -p %[1]s -j DNAT --to-destination %[2]s", p.Protocol, e.Address))
+}
+
+// affinityMatch is session affinity in two halves, both about the list of client
+// addresses that the kernel's xt_recent keeps under the name of an endpoint's
+// chain: seen matches a client that was led there within so many seconds,
+// remember always matches and writes the client down. It stands in the rule that
+// rewrites, so each new connection renews the time.
+//
+// LAB 20 affinity: two matches for iptables, from "-m recent" on; see
+// iptables-extensions(8), recent: --rcheck, --seconds, --reap and --set.
+func affinityMatch(chain string, seconds int) (seen, remember string) {
+	return fmt.Sprintf("-m recent --name %s --rcheck --seconds %d --reap", chain, seconds), "-m recent --name " + chain + " --set"
 }

@@ -30,7 +30,7 @@ func newLab() *cobra.Command {
 		// (Ignoring the signal would make a lab's own commands ignore it, too.)
 		PersistentPreRun: func(*cobra.Command, []string) { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) },
 	}
-	command.AddCommand(newLabList(), newLabRun(), newLabStart(), newLabGrade())
+	command.AddCommand(newLabList(), newLabRun(), newLabStart(), newLabGrade(), newLabAnswer())
 	return command
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,13 +17,14 @@ import (
 // those that render would print.
 func newExplainCommand() *cobra.Command {
 	var o offline
-	var protocol, hostRoot string
+	var protocol, hostRoot, rulesFile string
 	cmd := &cobra.Command{
 		Use:   "explain SRC DST[:PORT]",
 		Short: "Walk a packet through the rules, step by step",
 		Long: `explain takes the first packet of a connection from SRC to DST:PORT and shows
 every rule that it meets and what that does. Without -f the rules are those of
-this machine's kernel (as root); with -f those that render prints for the files.`,
+this machine's kernel (as root); with -f those that render prints for the files;
+with --rules those in a file, as iptables-save, nft list table or render prints them.`,
 		Example: `  kube-proxy explain 10.244.1.7 10.96.0.10:53 --protocol udp
   kube-proxy explain 192.0.2.1 172.30.9.1:30080 -f app.yaml --node-ip 172.30.9.1 --proxy-mode nftables`,
 		Args:         cobra.ExactArgs(2),
@@ -36,16 +38,24 @@ this machine's kernel (as root); with -f those that render prints for the files.
 			if packet.Source.Is6() {
 				family = proxy.IPv6
 			}
-			if len(o.files) > 0 {
+			if len(o.files) > 0 || rulesFile != "" {
+				what := "rules as render prints them"
 				text, err := o.text(cmd.InOrStdin())
 				if err != nil {
 					return err
+				}
+				if rulesFile != "" {
+					content, err := os.ReadFile(rulesFile)
+					if err != nil {
+						return err
+					}
+					what, text = "rules of "+rulesFile, string(content)
 				}
 				if family != o.node.Family {
 					return fmt.Errorf("%s and the node are of different families: --node-ip says which rules there are", packet.Source)
 				}
 				fates, notes := proxy.Explain(proxy.ParseRules(o.mode, text, family), packet, o.options.NodePortAddresses)
-				printFates(cmd.OutOrStdout(), "mode "+o.mode+", rules as render prints them", packet, fates, notes)
+				printFates(cmd.OutOrStdout(), "mode "+o.mode+", "+what, packet, fates, notes)
 				return nil
 			}
 			rules, mode, err := proxy.KernelRules(cmd.Context(), hostRoot, family)
@@ -69,6 +79,8 @@ this machine's kernel (as root); with -f those that render prints for the files.
 	}
 	o.add(cmd.Flags())
 	cmd.Flags().StringVar(&protocol, "protocol", "tcp", "tcp or udp")
+	cmd.Flags().StringVar(&rulesFile, "rules", "", "file with the rules to walk through, in place of -f")
+	cmd.MarkFlagsMutuallyExclusive("rules", "filename")
 	cmd.Flags().StringVar(&hostRoot, "host-root", "", "directory where the machine's root is mounted; its tools are used")
 	return cmd
 }
