@@ -13,6 +13,7 @@ import (
 	"tinykube/controllers/deployment"
 	"tinykube/controllers/disruption"
 	"tinykube/controllers/endpointslice"
+	"tinykube/controllers/ephemeralvolume"
 	"tinykube/controllers/garbagecollector"
 	"tinykube/controllers/harness"
 	"tinykube/controllers/job"
@@ -30,6 +31,8 @@ import (
 	"tinykube/controllers/tainteviction"
 	"tinykube/controllers/ttl"
 	"tinykube/controllers/ttlafterfinished"
+	"tinykube/controllers/volumebinder"
+	"tinykube/controllers/volumeprotection"
 )
 
 // entry is one controller that upstream has, under its name and the shorter
@@ -88,6 +91,11 @@ var registry = []entry{
 	plain("endpoints-controller", "endpoint", endpointslice.RegisterEndpoints),
 	plain("service-lb-controller", "service", servicelb.Register),
 
+	plain("persistentvolume-binder-controller", "persistentvolume-binder", volumebinder.Register),
+	plain("persistentvolumeclaim-protection-controller", "pvc-protection", volumeprotection.RegisterClaims),
+	plain("persistentvolume-protection-controller", "pv-protection", volumeprotection.RegisterVolumes),
+	plain("ephemeral-volume-controller", "ephemeral-volume", ephemeralvolume.Register),
+
 	plain("clusterrole-aggregation-controller", "clusterrole-aggregation", clusterroleaggregation.Register),
 	plain("certificatesigningrequest-approving-controller", "csrapproving", certificates.RegisterApproving),
 	{name: "certificatesigningrequest-signing-controller", alias: "csrsigning", register: func(m *harness.Manager, c *Config) {
@@ -107,14 +115,10 @@ var registry = []entry{
 	}},
 
 	{name: "endpointslice-mirroring-controller", alias: "endpointslicemirroring"},
-	{name: "ephemeral-volume-controller", alias: "ephemeral-volume"},
 	{name: "horizontal-pod-autoscaler-controller", alias: "horizontalpodautoscaling"},
 	{name: "legacy-serviceaccount-token-cleaner-controller", alias: "legacy-service-account-token-cleaner"},
 	{name: "persistentvolume-attach-detach-controller", alias: "attachdetach"},
-	{name: "persistentvolume-binder-controller", alias: "persistentvolume-binder"},
 	{name: "persistentvolume-expander-controller", alias: "persistentvolume-expander"},
-	{name: "persistentvolume-protection-controller", alias: "pv-protection"},
-	{name: "persistentvolumeclaim-protection-controller", alias: "pvc-protection"},
 	{name: "service-cidr-controller", alias: "service-cidr-controller"},
 	{name: "validatingadmissionpolicy-status-controller", alias: "validatingadmissionpolicy-status"},
 }

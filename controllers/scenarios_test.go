@@ -18,7 +18,7 @@ import (
 
 // scenarios are the rows of the fault-pattern matrix; scenarios_cluster_test.go
 // has more.
-var scenarios = slices.Concat(workloadScenarios, clusterScenarios)
+var scenarios = slices.Concat(workloadScenarios, clusterScenarios, storageScenarios)
 
 const ns = "default"
 

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tinykube/client"
@@ -264,9 +265,10 @@ func (c *Cluster) Ready(nodes int) {
 	})
 }
 
-// BindClaims plays whoever provides storage until the test ends: every claim
-// that is pending gets a volume that is a folder which nobody looks into.
-func (c *Cluster) BindClaims() {
+// Provision plays whoever provides storage until the test ends: for every claim
+// that is pending there is a volume, a folder which nobody looks into. To bind
+// the two is the controller manager's.
+func (c *Cluster) Provision() {
 	claims := client.NewInformer(client.For(c.Client, client.PersistentVolumeClaims), client.InformerOptions[*corev1.PersistentVolumeClaim]{})
 	queue := client.NewQueue[string](client.QueueOptions{Base: 10 * time.Millisecond, Max: time.Second})
 	claims.OnChange(func(_, new *corev1.PersistentVolumeClaim) {
@@ -283,7 +285,7 @@ func (c *Cluster) BindClaims() {
 			if !ok {
 				return
 			}
-			if claim, found := claims.Get(key); found && c.bind(ctx, claim.DeepCopy()) != nil {
+			if claim, found := claims.Get(key); found && c.provision(ctx, claim) != nil {
 				queue.AddRateLimited(key)
 			}
 			queue.Done(key)
@@ -292,31 +294,19 @@ func (c *Cluster) BindClaims() {
 	c.T.Cleanup(func() { cancel(); queue.ShutDown(); running.Wait() })
 }
 
-func (c *Cluster) bind(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
+func (c *Cluster) provision(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
 	name, class := "pv-"+string(claim.UID), ""
 	if claim.Spec.StorageClassName != nil {
 		class = *claim.Spec.StorageClassName
 	}
-	volume := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeSpec{
+	_, err := client.For(c.Client, client.PersistentVolumes).Create(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeSpec{
 		Capacity: claim.Spec.Resources.Requests, AccessModes: claim.Spec.AccessModes, StorageClassName: class,
 		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/nowhere/" + name}},
 		ClaimRef:               &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID},
-	}}
-	_, _ = client.For(c.Client, client.PersistentVolumes).Create(ctx, volume) // or it is there already
-	claims := client.For(c.Client, client.PersistentVolumeClaims)
-	if claim.Spec.VolumeName == "" {
-		claim.Spec.VolumeName = name
-		if claim.Annotations == nil {
-			claim.Annotations = map[string]string{}
-		}
-		claim.Annotations["pv.kubernetes.io/bind-completed"] = "yes" // what schedulers look for
-		var err error
-		if claim, err = claims.Update(ctx, claim); err != nil {
-			return err
-		}
+	}})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
 	}
-	claim.Status.Phase, claim.Status.AccessModes, claim.Status.Capacity = corev1.ClaimBound, claim.Spec.AccessModes, claim.Spec.Resources.Requests
-	_, err := claims.UpdateStatus(ctx, claim)
 	return err
 }
 

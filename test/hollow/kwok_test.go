@@ -35,7 +35,7 @@ func TestKwok(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.BindClaims()
+	c.Provision()
 	c.Ready(5)
 	applications(c, manifests)
 	settled(t, c, "default", "guestbook")

@@ -26,7 +26,7 @@ func TestManifests(t *testing.T) {
 	c.Scheduler()
 	c.ControllerManager("")
 	c.Hollow(5)
-	c.BindClaims()
+	c.Provision()
 	c.Ready(5)
 	applications(c, manifests)
 	c.MustKubectl("apply", "-k", filepath.Join(manifests, "podinfo/deploy/overlays/dev"))

@@ -33,7 +33,7 @@ func TestRealControllerManagerTakesOver(t *testing.T) {
 	c := clusters.New(t)
 	c.Scheduler()
 	c.Hollow(9) // MinIO wants one port of each of four nodes, twice
-	c.BindClaims()
+	c.Provision()
 
 	ours := c.ControllerManager("")
 	c.Ready(9)

@@ -1,0 +1,113 @@
+package controllers
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tinykube/api/claims"
+	"tinykube/client"
+)
+
+// The part of the fault-pattern matrix that is about storage.
+
+func volume(name, size string) *corev1.PersistentVolume {
+	return &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name, Finalizers: []string{"kubernetes.io/pv-protection"}}, Spec: corev1.PersistentVolumeSpec{
+		Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+	}}
+}
+
+func claim(name, size string) *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Finalizers: []string{"kubernetes.io/pvc-protection"}}, Spec: corev1.PersistentVolumeClaimSpec{
+		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: ptr(""),
+		Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}},
+	}}
+}
+
+// usingClaim is a pod that has a node already.
+func usingClaim(name string, source corev1.VolumeSource) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: meta1(name), Spec: corev1.PodSpec{NodeName: "node-0", Containers: []corev1.Container{{Name: "c", Image: "v1"}},
+		Volumes: []corev1.Volume{{Name: "data", VolumeSource: source}}}}
+}
+
+func claimSource(name string) corev1.VolumeSource {
+	return corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}}
+}
+
+// bound says whether claim and volume have found each other.
+func (c *cluster) bound(claim, volume string) string {
+	p, v := get(c, client.PersistentVolumeClaims, ns, claim), get(c, client.PersistentVolumes, "", volume)
+	if p.Spec.VolumeName != volume || !claims.Bound(p) || p.Status.Phase != corev1.ClaimBound || v.Status.Phase != corev1.VolumeBound ||
+		v.Spec.ClaimRef == nil || v.Spec.ClaimRef.UID != p.UID {
+		return fmt.Sprintf("claim %s: volume %q, %s; volume %s: %s, %v", claim, p.Spec.VolumeName, p.Status.Phase, volume, v.Status.Phase, v.Spec.ClaimRef)
+	}
+	return ""
+}
+
+var storageScenarios = []scenario{
+	{
+		name: "persistentvolume-binder", controllers: []string{"persistentvolume-binder", "pvc-protection"},
+		start: func(c *cluster) {
+			create(c, client.PersistentVolumes, volume("small", "1Gi"))
+			create(c, client.PersistentVolumes, volume("large", "5Gi"))
+			create(c, client.PersistentVolumeClaims, claim("a", "2Gi"))
+			create(c, client.PersistentVolumeClaims, claim("b", "1Gi"))
+			create(c, client.PersistentVolumeClaims, claim("c", "9Gi")) // for which there is none
+		},
+		change: func(c *cluster) {
+			_ = client.For(c.client, client.PersistentVolumeClaims).Delete(c.t.Context(), ns, "a", metav1.DeleteOptions{})
+		},
+		wrong: func(c *cluster) string {
+			left := list(c, client.PersistentVolumeClaims, ns)
+			if v := get(c, client.PersistentVolumes, "", "large"); len(left) != 2 || v.Status.Phase != corev1.VolumeReleased {
+				return fmt.Sprintf("%d claims, the volume is %s", len(left), v.Status.Phase)
+			}
+			if p := get(c, client.PersistentVolumeClaims, ns, "c"); p.Status.Phase != corev1.ClaimPending || p.Spec.VolumeName != "" {
+				return fmt.Sprintf("claim c is %s, with volume %q", p.Status.Phase, p.Spec.VolumeName)
+			}
+			return c.bound("b", "small")
+		},
+	},
+	{
+		name: "pvc-protection and pv-protection", controllers: []string{"pvc-protection", "pv-protection"},
+		start: func(c *cluster) {
+			create(c, client.PersistentVolumes, volume("old", "1Gi"))
+			create(c, client.PersistentVolumeClaims, claim("a", "1Gi"))
+			create(c, client.PersistentVolumeClaims, claim("b", "1Gi"))
+			create(c, client.Pods, usingClaim("one", claimSource("a")))
+			create(c, client.Pods, usingClaim("two", claimSource("b")))
+		},
+		change: func(c *cluster) {
+			ctx, now := c.t.Context(), metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
+			_ = client.For(c.client, client.PersistentVolumes).Delete(ctx, "", "old", now)
+			_ = client.For(c.client, client.PersistentVolumeClaims).Delete(ctx, ns, "a", now)
+			_ = client.For(c.client, client.PersistentVolumeClaims).Delete(ctx, ns, "b", now)
+			_ = client.For(c.client, client.Pods).Delete(ctx, ns, "one", now)
+		},
+		wrong: func(c *cluster) string {
+			left := names(list(c, client.PersistentVolumeClaims, ns))
+			if volumes := list(c, client.PersistentVolumes, ""); len(volumes) != 0 || fmt.Sprint(left) != "[b]" {
+				return fmt.Sprintf("%d volumes and the claims %v are left, want only b, which is used", len(volumes), left)
+			}
+			return ""
+		},
+	},
+	{
+		name: "ephemeral-volume", controllers: []string{"ephemeral-volume"},
+		start: func(c *cluster) {
+			template := &corev1.PersistentVolumeClaimTemplate{Spec: claim("", "1Gi").Spec}
+			create(c, client.Pods, usingClaim("one", corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: template}}))
+		},
+		wrong: func(c *cluster) string {
+			all := list(c, client.PersistentVolumeClaims, ns)
+			if len(all) != 1 || all[0].Name != "one-data" || !metav1.IsControlledBy(all[0], get(c, client.Pods, ns, "one")) {
+				return fmt.Sprintf("claims %v", names(all))
+			}
+			return ""
+		},
+		creates: map[string]int{"persistentvolumeclaims": 1},
+	},
+}
