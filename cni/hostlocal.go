@@ -177,6 +177,11 @@ func hostLocalAdd(args *skel.CmdArgs) error {
 // allocate gives the owner one address of the set: the one it has already, from
 // an ADD that died before it could answer; else the one it wants; else the next
 // free one after the last that was given.
+//
+// LAB 18 allocate: store.reserve writes the file of an address, and answers false
+// if there is one already; set.after walks once around the set, without gateways,
+// beginning behind store.lastReserved. An address that was asked for and cannot
+// be had is an error, and so is a set with nothing left.
 func allocate(store *store, owner owner, index int, set rangeSet, wanted, owned []netip.Addr) (netip.Addr, error) {
 	for _, ip := range owned {
 		if set.contains(ip) {

@@ -27,6 +27,12 @@ func newPlan() Plan {
 
 // makePlan decides. local are the networks of our own interface: nodes in them
 // can be reached without a tunnel. problems are leases that were left out.
+//
+// LAB 19 plan: begin with newPlan. Go through the others in the order of byNode,
+// leave out whom unfit finds a problem with (it wants to know all that are in use
+// already, ours as well), and give each of the rest its three entries. With
+// backend host-gw, or with DirectRouting, a node on our wire (isLocal) needs one
+// route to its PublicIP and no more; host-gw has no other way.
 func makePlan(conf *NetConf, mine Lease, leases []Lease, local []netip.Prefix) (plan Plan, problems []string) {
 	plan = newPlan()
 	used := []Lease{mine}

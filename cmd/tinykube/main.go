@@ -2,7 +2,8 @@
 // the commands that bring a whole cluster up on one machine.
 //
 // It looks at the name it was started by: under the name of a component
-// (as in the image that is made of it) it is that component.
+// (as in the image that is made of it) it is that component, and under that of a
+// CNI plugin that plugin.
 package main
 
 import (
@@ -25,6 +26,7 @@ import (
 	kubelet "tinykube/cmd/kubelet/app"
 
 	"tinykube/api/version"
+	"tinykube/cni"
 )
 
 // components are the programs that are useful alone.
@@ -42,6 +44,9 @@ var components = map[string]func() *cobra.Command{
 
 func main() {
 	name, args := filepath.Base(os.Args[0]), os.Args[1:]
+	if slices.Contains(cni.Names(), name) { // nodes have a smaller program for that, in the payload
+		os.Exit(cni.Main(name))
+	}
 	if name == "kubectl" {
 		kubectl.Main(args)
 		return

@@ -5,10 +5,37 @@ package grade
 const (
 	portFile    = "proxy/rules_port.go"
 	explainFile = "proxy/explain.go"
+	hostLocal   = "cni/hostlocal.go"
+	tunnelFile  = "flannel/plan.go"
 )
 
 // networkMutants are those of the labs about the network.
 var networkMutants = []mutant{
+	{"18", "never finds one", hostLocal, "if ok || err != nil {\n\t\t\treturn ip, err", "if ok && false || err != nil {\n\t\t\treturn ip, err", "gets an address"},
+	{"18", "takes what somebody has", hostLocal, "if ok || err != nil {\n\t\t\treturn ip, err", "if ok || true {\n\t\t\treturn ip, err", "two addresses"},
+	{"18", "forgets who has one already", hostLocal, "for _, ip := range owned {\n\t\tif set", "for _, ip := range owned[:0] {\n\t\tif set", "repeated"},
+	{"18", "begins with the first every time", hostLocal, "set.after(store.lastReserved(index))", "set.after(netip.Addr{})", "rests"},
+	{"18", "does not go around", hostLocal, "\t\tok, err := store.reserve(owner, index, ip)\n\t\tif ok",
+		"\t\tif ip.Less(store.lastReserved(index)) {\n\t\t\tbreak\n\t\t}\n\t\tok, err := store.reserve(owner, index, ip)\n\t\tif ok", "comes the first"},
+	{"18", "says nothing when nothing is left", hostLocal, "return netip.Addr{}, fmt.Errorf(\"no addresses left in %s\", set)", "return set[0].first, nil", "says so"},
+	{"18", "does not listen to wishes", hostLocal, "for _, ip := range wanted {\n\t\tif !set", "for _, ip := range wanted[:0] {\n\t\tif !set", "wishes"},
+	{"18", "gives another one for a wish that is taken", hostLocal,
+		"err = fmt.Errorf(\"requested address %s is in use\", ip)", "break", "is refused"},
+	{"18", "gives the gateway's away", hostLocal, "if set.rangeOf(ip).gateway == ip {", "if false {", "the gateway's"},
+	{"18", "takes one of another range for its own", hostLocal, "\t\tif set.contains(ip) {\n\t\t\treturn ip, nil", "\t\tif true {\n\t\t\treturn ip, nil", "two ranges"},
+
+	{"19", "forgets the FDB", tunnelFile, "\t\tplan.FDB[l.VTEP] = l.PublicIP\n", "", "three entries"},
+	{"19", "leads the route to the node", tunnelFile, "Route{Via: subnet.Addr()}", "Route{Via: l.PublicIP}", "three entries"},
+	{"19", "leads to itself", tunnelFile, "if l.Node == mine.Node {", "if false {", "itself"},
+	{"19", "gives its own subnet away", tunnelFile, "used := []Lease{mine}", "used := []Lease{}", "our subnet"},
+	{"19", "takes whoever comes first", tunnelFile, "byNode(slices.Clone(leases))", "slices.Clone(leases)", "every node"},
+	{"19", "lets the last one win", tunnelFile, "\t\tused = append(used, l)\n", "", "every node"},
+	{"19", "keeps the host bits", tunnelFile, "subnet := l.Subnet.Masked()", "subnet := l.Subnet", "host bits"},
+	{"19", "knows no direct way", tunnelFile, "conf.Backend.Type == hostGWBackend || conf.Backend.DirectRouting", "conf.Backend.Type == hostGWBackend", "DirectRouting"},
+	{"19", "always goes directly", tunnelFile, "conf.Backend.Type == hostGWBackend || conf.Backend.DirectRouting", "true", "three entries"},
+	{"19", "sends host-gw through a tunnel that is not there", tunnelFile,
+		"\t\t\tif conf.Backend.Type == hostGWBackend {\n", "\t\t\tif false {\n", "host-gw"},
+
 	{"20", "forgets the endpoints", portFile, "\tr.renderEndpoints(p, names)\n}", "}", "gets to the endpoint"},
 	{"20", "matches any port", portFile,
 		`p.matchIP(p.ClusterIP), "-j", names.internalPolicy)`, `"-d", p.ClusterIP.String(), "-j", names.internalPolicy)`, "another port"},

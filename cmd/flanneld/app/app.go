@@ -50,6 +50,7 @@ func NewCommand() *cobra.Command {
 		Short: "Connect this node's pods to those of other nodes (vxlan or host-gw)",
 		Example: `  flanneld --kube-subnet-mgr --ip-masq
   flanneld --node-file nodes.txt --node-name node-0 --iface eth0     # without a cluster
+  flanneld plan --node-file nodes.txt --node-name node-0             # print what it would do, touch nothing
   flanneld install-cni --conf cni-conf.json --to /etc/cni/net.d/10-flannel.conflist`,
 		SilenceUsage: true,
 		Args:         cobra.ArbitraryArgs, // checked below
@@ -57,7 +58,7 @@ func NewCommand() *cobra.Command {
 		DisableFlagParsing: true,
 	}
 	o.add(cmd.Flags())
-	cmd.AddCommand(newInstallCommand())
+	cmd.AddCommand(newInstallCommand(), newPlanCommand())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := cmd.Flags().Parse(twoDashes(args)); err != nil {
 			return err
