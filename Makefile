@@ -148,7 +148,7 @@ test: lint build kwok e2e labs ## all that must be true of every commit: vet, st
 	$(GO) test -C test ./informers/... ./hollow/...
 
 SWAP_PROGRAMS := $(strip $(KUBE_SCHEDULER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(KUBE_APISERVER))
-test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap if a program is given
+test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) $(if $(CRITEST),critest) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap and critest if a program is given
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
 	$(GO) test -count=1 -v -timeout 60m ./controllers -run '^TestMatrix$$' -every-write
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
@@ -189,6 +189,13 @@ $(BIN)/vm/boot: scripts/vm-kernel.sh
 
 bench: build ## figures of this machine, in one run
 	@scripts/bench.sh
+
+# cri-tools' suite for container runtimes, built by `make critest` in its own repository.
+.PHONY: critest
+critest: build ## the suite for container runtimes on our CRI server and on containerd's: CRITEST=path
+	@test -x "$(CRITEST)" || { echo "usage: make critest CRITEST=path (of cri-tools v1.36)" >&2; exit 1; }
+	$(GO) build -C test -ldflags '$(LDFLAGS)' -o $(CURDIR)/$(BIN)/critest-nginx ./critest/nginx
+	CRITEST=$(abspath $(CRITEST)) $(GO) test -C test -count=1 -v -timeout 40m ./critest
 
 # Each program that is given has its tests.
 SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler CompareScheduler) $(if $(KUBE_CONTROLLER_MANAGER),RealControllerManager) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces)

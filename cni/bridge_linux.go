@@ -442,3 +442,16 @@ func noDAD(ip net.IP) int {
 	}
 	return unix.IFA_F_NODAD
 }
+
+// linkTo names the interface by which the node reaches an address.
+func linkTo(ip net.IP) (string, error) {
+	routes, err := netlink.RouteGet(ip)
+	if err != nil || len(routes) == 0 {
+		return "", fmt.Errorf("find the way to %s: %w", ip, err)
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", fmt.Errorf("find the way to %s: %w", ip, err)
+	}
+	return link.Attrs().Name, nil
+}

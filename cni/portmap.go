@@ -12,14 +12,13 @@ package cni
 //
 // Upstream: containernetworking/plugins plugins/meta/portmap; same chains.
 //
-// Simplified: upstream switches route_localnet on so that 127.0.0.1:8080 works
-// on the node as well. That also lets neighbours on the wire speak to services
-// bound to loopback; here a host port is reached by the node's own address.
+// 127.0.0.1:8080 on the node works too: see openLoopback.
 
 import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -180,8 +179,30 @@ func (c *portmapConfig) forward(args *skel.CmdArgs, result *current.Result) erro
 		if err := c.wire(r, args.ContainerID); err != nil {
 			return err
 		}
+		if ip.Address.IP.To4() != nil && (c.SNAT == nil || *c.SNAT) {
+			if err := openLoopback(r, ip.Address.IP); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// openLoopback lets a packet that was sent to 127.0.0.1 leave by the interface
+// that leads to a container, which the kernel forbids unless route_localnet is
+// set there. That opens the other direction as well: a container with raw
+// sockets could then speak to what listens on the node's loopback alone
+// (CVE-2020-8558). The rule shuts this again; answers and host ports pass.
+func openLoopback(r iptables.Runner, ip net.IP) error {
+	link, err := linkTo(ip)
+	if err != nil || strings.ContainsAny(link, "/.") {
+		return err // no file of /proc/sys bears such a name as it is
+	}
+	if err := r.Ensure(background(), "-I", "filter", "INPUT", "-i", link, "-d", "127.0.0.0/8", "-m", "conntrack", "!",
+		"--ctstate", "RELATED,ESTABLISHED,DNAT", "-m", "comment", "--comment", "CNI portfwd: loopback is ours", "-j", "DROP"); err != nil {
+		return err
+	}
+	return os.WriteFile("/proc/sys/net/ipv4/conf/"+link+"/route_localnet", []byte("1"), 0o644)
 }
 
 // wire adds the jumps that lead to the rules.
@@ -211,8 +232,9 @@ func (c *portmapConfig) wire(r iptables.Runner, containerID string) error {
 // portmapDel has nothing to look for when the container had no host ports, which
 // is nearly always; what a crash left is GC's.
 func portmapDel(args *skel.CmdArgs) error {
-	c, _, err := parsePortmap(args)
-	if err != nil || len(c.RuntimeConfig.PortMappings) == 0 {
+	// Whatever ADD has refused left nothing: that must not make DEL fail.
+	c := &portmapConfig{}
+	if err := decode(args.StdinData, c); err != nil || len(c.RuntimeConfig.PortMappings) == 0 {
 		return err
 	}
 	return removeChains(func(chain, _ string) bool {

@@ -135,11 +135,12 @@ func number(dir, file string) uint64 {
 
 // table reads a file of lines "name number".
 func table(dir, file string) map[string]uint64 {
+	data, _ := os.ReadFile(filepath.Join(dir, file)) // absent: nothing is counted
+	return parseTable(data)
+}
+
+func parseTable(data []byte) map[string]uint64 {
 	values := map[string]uint64{}
-	data, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil {
-		return values
-	}
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
 		name, value, _ := strings.Cut(lines.Text(), " ")
 		if n, err := strconv.ParseUint(value, 10, 64); err == nil {

@@ -141,6 +141,23 @@ func (n *network) add(ctx context.Context, sb *sandboxRecord) ([]string, error) 
 	return ips, nil
 }
 
+// savedResult is what ADD has answered, for people who inspect a pod.
+func (n *network) savedResult(sb *sandboxRecord) any {
+	saved, err := n.cni.GetCachedAttachments(sb.ID)
+	if err != nil || len(saved) == 0 {
+		return nil
+	}
+	list, err := libcni.NetworkConfFromBytes(saved[0].Config)
+	if err != nil {
+		return nil
+	}
+	result, err := n.cni.GetNetworkListCachedResult(list, cniRuntime(sb))
+	if err != nil {
+		return nil
+	}
+	return result
+}
+
 // podIPs picks the addresses of the pod's own interface out of a result, which
 // also names the bridge and the host's end of the cable.
 func podIPs(result *cnitypes.Result) []string {

@@ -200,6 +200,8 @@ func readHostFacts(cgroupDriver string) (hostFacts, error) {
 	if err != nil {
 		return facts, err
 	}
+	_, noSwap := os.Stat(filepath.Join(cgroupMount, "memory/memory.memsw.limit_in_bytes")) // v2 can always
+	facts.Swap = facts.CgroupV2 || noSwap == nil
 	facts.OOMScoreAdj, err = strconv.Atoi(strings.TrimSpace(string(score)))
 	return facts, err
 }

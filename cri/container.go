@@ -111,7 +111,7 @@ func (s *Server) lookAndSpec(ctx context.Context, sb *sandbox, image *imageInfo,
 	if in.User, err = resolveUser(image.config.User, sc, found); err != nil {
 		return nil, err
 	}
-	if in.Mounts, err = findMounts(cfg.GetMounts()); err != nil {
+	if in.Mounts, err = s.findMounts(ctx, record.ID, cfg.GetMounts()); err != nil {
 		return nil, err
 	}
 	if in.Volumes, err = s.fillVolumes(ctx, record.ID, image, in.Mounts); err != nil {
@@ -137,8 +137,7 @@ func validateContainer(cfg *runtimeapi.ContainerConfig, sb *sandbox) error {
 		return invalid("log path %q leaves the pod's log directory", cfg.GetLogPath())
 	case cfg.GetWorkingDir() != "" && !filepath.IsAbs(cfg.GetWorkingDir()):
 		return invalid("working directory %q is not absolute", cfg.GetWorkingDir())
-	case sb.Config.GetLinux().GetSecurityContext() != nil && cfg.GetLinux().GetSecurityContext().GetPrivileged() &&
-		!sb.Config.GetLinux().GetSecurityContext().GetPrivileged():
+	case cfg.GetLinux().GetSecurityContext().GetPrivileged() && !sb.Config.GetLinux().GetSecurityContext().GetPrivileged():
 		return invalid("a privileged container needs a privileged sandbox")
 	}
 	return nil
@@ -148,22 +147,18 @@ func validateContainer(cfg *runtimeapi.ContainerConfig, sb *sandbox) error {
 // where there is nothing, on which manifests with a bare hostPath rely.
 //
 // Upstream: containerd@v2.3 internal/cri/opts WithMounts
-func findMounts(mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error) {
+func (s *Server) findMounts(ctx context.Context, id string, mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error) {
 	var found []*runtimeapi.Mount
-	for _, m := range mounts {
-		if m.GetImage().GetImage() != "" {
-			return nil, fmt.Errorf("mount %s: image volumes are not supported by this runtime: %w", m.GetContainerPath(), errdefs.ErrInvalidArgument)
-		}
+	for n, m := range mounts {
 		if len(m.GetUidMappings())+len(m.GetGidMappings()) > 0 {
 			return nil, fmt.Errorf("mount %s: ID-mapped mounts are not supported by this runtime: %w", m.GetContainerPath(), errdefs.ErrInvalidArgument)
 		}
-		source, err := filepath.EvalSymlinks(m.GetHostPath())
-		if os.IsNotExist(err) {
-			source = m.GetHostPath()
-			err = os.MkdirAll(source, 0o755)
+		source, err := hostPath(m)
+		if m.GetImage() != nil {
+			source, err = s.mountImage(ctx, id, n, m)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("mount %s: %w", m.GetContainerPath(), err)
+			return nil, err
 		}
 		found = append(found, &runtimeapi.Mount{
 			ContainerPath: m.GetContainerPath(), HostPath: source, Readonly: m.GetReadonly(),
@@ -173,12 +168,30 @@ func findMounts(mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error) {
 	return found, nil
 }
 
+func hostPath(m *runtimeapi.Mount) (string, error) {
+	if m.GetImage() != nil {
+		return "", nil
+	}
+	if !filepath.IsAbs(m.GetHostPath()) {
+		return "", fmt.Errorf("mount %s: host path %q is not absolute: %w", m.GetContainerPath(), m.GetHostPath(), errdefs.ErrInvalidArgument)
+	}
+	source, err := filepath.EvalSymlinks(m.GetHostPath())
+	if os.IsNotExist(err) {
+		source = m.GetHostPath()
+		err = os.MkdirAll(source, 0o755)
+	}
+	if err != nil {
+		return "", fmt.Errorf("mount %s: %w", m.GetContainerPath(), err)
+	}
+	return source, nil
+}
+
 // fillVolumes makes a directory of the host's for each VOLUME of the image
 // that nothing is mounted on, and copies into it what the image has there.
 func (s *Server) fillVolumes(ctx context.Context, id string, image *imageInfo, mounts []*runtimeapi.Mount) (map[string]string, error) {
 	covered := map[string]bool{}
 	for _, m := range mounts {
-		covered[filepath.Clean(m.GetContainerPath())] = true
+		covered[filepath.Join("/", m.GetContainerPath())] = true
 	}
 	volumes := map[string]string{}
 	for declared := range image.config.Volumes {
@@ -296,11 +309,8 @@ func (s *Server) UpdateContainerResources(ctx context.Context, r *runtimeapi.Upd
 	c.lifecycle.Lock()
 	defer c.lifecycle.Unlock()
 	status, asked := c.snapshot(), r.GetLinux()
-	if status.state() == runtimeapi.ContainerState_CONTAINER_EXITED {
-		return nil, fmt.Errorf("container %s has exited: %w", c.ID, errdefs.ErrFailedPrecondition)
-	}
 	merged := mergeResources(status.Resources, asked)
-	resources := linuxResources(merged)
+	resources := linuxResources(merged, s.host)
 	err = s.daemon.updateSpec(ctx, c.ID, func(spec *oci.Spec) {
 		resources.Devices = spec.Linux.Resources.Devices // not part of an update
 		spec.Linux.Resources = resources
@@ -309,7 +319,7 @@ func (s *Server) UpdateContainerResources(ctx context.Context, r *runtimeapi.Upd
 		return nil, err
 	}
 	if status.state() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-		if err := s.daemon.updateTask(ctx, c.ID, linuxResources(merged)); err != nil {
+		if err := s.daemon.updateTask(ctx, c.ID, linuxResources(merged, s.host)); err != nil {
 			return nil, err
 		}
 	}
@@ -351,7 +361,7 @@ func (s *Server) containerStatuses(sandboxID string) []*runtimeapi.ContainerStat
 	return list
 }
 
-func (s *Server) ContainerStatus(_ context.Context, r *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
+func (s *Server) ContainerStatus(ctx context.Context, r *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
 	c, err := s.containers.get(r.GetContainerId())
 	if err != nil {
 		return nil, err
@@ -359,7 +369,7 @@ func (s *Server) ContainerStatus(_ context.Context, r *runtimeapi.ContainerStatu
 	response := &runtimeapi.ContainerStatusResponse{Status: c.toStatus()}
 	if r.GetVerbose() {
 		pid, _ := c.running()
-		response.Info = verboseInfo(map[string]any{"pid": pid, "sandboxID": c.SandboxID, "config": c.Config})
+		response.Info = s.verboseInfo(ctx, c.ID, map[string]any{"pid": pid, "sandboxID": c.SandboxID, "config": c.Config})
 	}
 	return response, nil
 }

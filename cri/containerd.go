@@ -14,6 +14,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -44,8 +45,10 @@ const (
 	kindLabel     = "tinykube.cri/kind"
 	kindSandbox   = "sandbox"
 	kindContainer = "container"
-	kindView      = "view" // a lease, see withRootFS
+	kindView      = "view" // a lease, see withRootFS; or a snapshot, see mountImage
 	podLabel      = "tinykube.cri/sandbox"
+	// containerLabel is on an image volume's snapshot.
+	containerLabel = "tinykube.cri/container"
 )
 
 type daemon struct {
@@ -150,6 +153,19 @@ func (d *daemon) prepare(ctx context.Context, id string, img *imageInfo) error {
 		_, err = service.Prepare(ctx, id, parent)
 	}
 	return err
+}
+
+// view is prepare without a writable layer.
+func (d *daemon) view(ctx context.Context, key string, img *imageInfo, options ...snapshots.Opt) ([]mount.Mount, error) {
+	service, parent := d.SnapshotService(d.snapshotter), identity.ChainID(img.diffIDs).String()
+	mounts, err := service.View(ctx, key, parent, options...)
+	if errdefs.IsNotFound(err) {
+		if err := d.unpack(ctx, img); err != nil {
+			return nil, err
+		}
+		mounts, err = service.View(ctx, key, parent, options...)
+	}
+	return mounts, err
 }
 
 func (d *daemon) unpack(ctx context.Context, img *imageInfo) error {

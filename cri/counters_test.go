@@ -31,8 +31,8 @@ func TestNetworkUsage(t *testing.T) {
 	if eth0.GetRxBytes().GetValue() != 2000 || eth0.GetRxErrors().GetValue() != 3 || eth0.GetTxBytes().GetValue() != 4000 || eth0.GetTxErrors().GetValue() != 5 {
 		t.Errorf("eth0: %v", eth0)
 	}
-	if others := usage.GetInterfaces(); len(others) != 1 || others[0].GetName() != "eth1" {
-		t.Errorf("others: %v", others)
+	if all := usage.GetInterfaces(); len(all) != 2 || all[0].GetName() != "eth0" || all[1].GetName() != "eth1" {
+		t.Errorf("all: %v", all)
 	}
 }
 

@@ -38,7 +38,7 @@
 //
 // # What it refuses
 //
-// User namespaces, image volumes, ID-mapped mounts, CDI devices, AppArmor
+// User namespaces, ID-mapped mounts, CDI devices, AppArmor
 // profiles, checkpoints: each is answered with an error that says so, since a
 // pod that runs without what it asked for is worse than one that does not.
 // It does not know pods beyond their sandbox, does not restart anything, does

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"context"
 	"encoding/json"
 	"sync"
 
@@ -84,8 +85,17 @@ func (s *Server) publish(sandboxID, id string, kind runtimeapi.ContainerEventTyp
 	s.events.send(event)
 }
 
-// verboseInfo is what `crictl inspect` prints below the status.
-func verboseInfo(info map[string]any) map[string]string {
+// verboseInfo is what `crictl inspect` prints below the status: what we know,
+// and what containerd has of it, the OCI spec above all.
+func (s *Server) verboseInfo(ctx context.Context, id string, info map[string]any) map[string]string {
+	if record, err := s.daemon.ContainerService().Get(ctx, id); err == nil {
+		info["runtimeType"], info["snapshotter"], info["snapshotKey"] = record.Runtime.Name, record.Snapshotter, record.SnapshotKey
+		info["image"], info["runtimeSpec"] = record.Image, json.RawMessage(record.Spec.GetValue())
+	}
+	return infoJSON(info)
+}
+
+func infoJSON(info map[string]any) map[string]string {
 	text, err := json.Marshal(info)
 	if err != nil {
 		text = []byte(`{"error":"not representable as JSON"}`)

@@ -23,7 +23,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -169,6 +168,9 @@ func (s *imageService) describe(ctx context.Context, record images.Image) (*imag
 
 // resolve finds an image by id, unique prefix of an id, tag or repo digest.
 func (s *imageService) resolve(ctx context.Context, ref string) (*imageInfo, error) {
+	if ref == "" {
+		return nil, fmt.Errorf("no image is given: %w", errdefs.ErrInvalidArgument)
+	}
 	list, err := s.list(ctx)
 	if err != nil {
 		return nil, err
@@ -289,10 +291,8 @@ func (i *imageInfo) toCRI() *runtimeapi.Image {
 	user, _, _ := strings.Cut(i.config.User, ":")
 	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
 		image.Uid = &runtimeapi.Int64Value{Value: uid}
-	} else if user != "" {
-		image.Username = user
 	} else {
-		image.Uid = &runtimeapi.Int64Value{}
+		image.Username = user
 	}
 	return image
 }
@@ -347,20 +347,12 @@ func (s *imageService) withRootFS(ctx context.Context, info *imageInfo, f func(r
 		return err
 	}
 	defer os.Remove(root)
-	service, key := s.daemon.SnapshotService(s.cfg.Snapshotter), filepath.Base(root)
-	view := func() ([]mount.Mount, error) {
-		return service.View(ctx, key, identity.ChainID(info.diffIDs).String())
-	}
-	mounts, err := view()
-	if errdefs.IsNotFound(err) {
-		if err = s.daemon.unpack(ctx, info); err == nil {
-			mounts, err = view()
-		}
-	}
+	key := filepath.Base(root)
+	mounts, err := s.daemon.view(ctx, key, info)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, service.Remove(cleanup, key)) }()
+	defer func() { err = errors.Join(err, s.daemon.SnapshotService(s.cfg.Snapshotter).Remove(cleanup, key)) }()
 	if err := mount.All(mounts, root); err != nil {
 		return err
 	}

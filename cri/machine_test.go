@@ -56,6 +56,7 @@ type machine struct {
 	runtimeapi.RuntimeServiceClient
 	images runtimeapi.ImageServiceClient
 	cgroup string
+	specs  []image.Spec
 }
 
 // bridgeConfig is a network that needs no rule of the kernel.
@@ -154,9 +155,9 @@ func (m *machine) importImages() {
 	m.Helper()
 	p, err := payload.Embedded()
 	m.must(err)
-	specs, err := p.Images("/run/images")
+	m.specs, err = p.Images("/run/images")
 	m.must(err)
-	for _, spec := range specs {
+	for _, spec := range m.specs {
 		if spec.Name != image.Pause && spec.Name != image.Tools {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"google.golang.org/grpc/codes"
@@ -24,13 +25,8 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "parse image reference %q: %v", r.GetImage().GetImage(), err)
 	}
-	resolver := docker.NewResolver(docker.ResolverOptions{
-		Hosts: docker.ConfigureDefaultRegistries(
-			docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(credentials(r.GetAuth())))),
-			docker.WithPlainHTTP(docker.MatchLocalhost)),
-	})
 	image, err := s.daemon.Pull(ctx, named.String(),
-		containerd.WithResolver(resolver),
+		containerd.WithResolver(docker.NewResolver(docker.ResolverOptions{Hosts: s.registries(ctx, r.GetAuth())})),
 		containerd.WithPullUnpack,
 		containerd.WithPullSnapshotter(s.cfg.Snapshotter))
 	if err != nil {
@@ -47,6 +43,23 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 		return nil, fmt.Errorf("pull image %q: %w", named, err)
 	}
 	return &runtimeapi.PullImageResponse{ImageRef: facts.id}, nil
+}
+
+// registries says where to find a host's images: at the host, or where
+// HOST/hosts.toml below one of the configured directories sends us, the format
+// of containerd's own mirrors. It is read anew for every pull.
+func (s *imageService) registries(ctx context.Context, auth *runtimeapi.AuthConfig) docker.RegistryHosts {
+	return dockerconfig.ConfigureHosts(ctx, dockerconfig.HostOptions{
+		Credentials: credentials(auth),
+		HostDir: func(host string) (string, error) {
+			for _, root := range s.cfg.RegistryConfigDirs {
+				if dir, err := dockerconfig.HostDirFromRoot(root)(host); dir != "" || err != nil && !errdefs.IsNotFound(err) {
+					return dir, err
+				}
+			}
+			return "", nil // plain HTTP is for localhost alone
+		},
+	})
 }
 
 // credentials answers a registry's challenge from what the kubelet found in

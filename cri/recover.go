@@ -55,6 +55,9 @@ func (s *Server) recover(ctx context.Context) error {
 		}
 	}
 	s.removeLeftovers()
+	if err := s.removeLeftoverViews(ctx); err != nil {
+		return err
+	}
 	views, err := s.daemon.LeasesService().List(ctx, fmt.Sprintf("labels.%q==%s", kindLabel, kindView))
 	if err != nil {
 		return err
@@ -167,7 +170,7 @@ func (s *Server) removeLeftovers() {
 		for _, entry := range entries {
 			if id := entry.Name(); !live[id] {
 				path := filepath.Join(dir, id)
-				s.report("remove leftover files", path, errors.Join(unmount(filepath.Join(path, "shm")), os.RemoveAll(path)))
+				s.report("remove leftover files", path, errors.Join(unmountBelow(path, "shm"), unmountBelow(path, "images/*"), os.RemoveAll(path)))
 			}
 		}
 	}
@@ -182,6 +185,14 @@ func (s *Server) removeLeftovers() {
 			s.report("remove leftover network namespace", path, removeNetNS(path))
 		}
 	}
+}
+
+func unmountBelow(dir, pattern string) (err error) {
+	places, _ := filepath.Glob(filepath.Join(dir, pattern))
+	for _, place := range places {
+		err = errors.Join(err, unmount(place))
+	}
+	return err
 }
 
 // killShim ends the shim of a sandbox that is gone, should there be one.

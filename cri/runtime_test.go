@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/gorilla/websocket"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -35,6 +36,9 @@ func TestRuntime(t *testing.T) {
 	t.Run("KilledHalfWay", m.testKilledHalfWay)
 	t.Run("Network", m.testNetwork)
 	t.Run("Images", m.testImages)
+	t.Run("ImageVolume", m.testImageVolume)
+	t.Run("HostileImage", m.testHostileImage)
+	t.Run("EndlessLine", m.testEndlessLine)
 	t.Run("Idempotence", m.testIdempotence)
 	t.Run("NothingIsLeft", m.testNothingIsLeft)
 }
@@ -83,7 +87,7 @@ func (m *machine) testPod(t *testing.T) {
 		t.Errorf("limits after the update: %v", limits)
 	}
 	// The same name again must not become a second pod.
-	if _, err := m.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config}); status.Code(err) != codes.AlreadyExists {
+	if _, err := m.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config}); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("the same pod again: %v", err)
 	}
 	m.removePod(t, pod)
@@ -430,6 +434,14 @@ func (m *machine) testNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Fprint(&left, strings.Repeat("lease\n", len(leases)))
+	if err := m.client.SnapshotService("overlayfs").Walk(t.Context(), func(_ context.Context, info snapshots.Info) error {
+		if info.Kind != snapshots.KindCommitted {
+			fmt.Fprintln(&left, "snapshot", info.Name)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	if left.Len() > 0 {
 		t.Errorf("left behind:\n%s", &left)
 	}

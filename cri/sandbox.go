@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -69,7 +70,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxR
 }
 
 func (s *Server) buildSandbox(ctx context.Context, sb *sandbox) error {
-	image, err := s.images.resolve(ctx, s.cfg.PauseImage)
+	image, err := s.pauseImage(ctx)
 	if err != nil {
 		return fmt.Errorf("pause image: %w", err)
 	}
@@ -120,6 +121,18 @@ func (s *Server) buildSandbox(ctx context.Context, sb *sandbox) error {
 	}
 	sb.started(pid)
 	return nil
+}
+
+// pauseImage pulls the image when it is not there: nobody else will.
+func (s *Server) pauseImage(ctx context.Context) (*imageInfo, error) {
+	image, err := s.images.resolve(ctx, s.cfg.PauseImage)
+	if errdefs.IsNotFound(err) {
+		request := &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: s.cfg.PauseImage}}
+		if _, err = s.images.PullImage(ctx, request); err == nil {
+			image, err = s.images.resolve(ctx, s.cfg.PauseImage)
+		}
+	}
+	return image, err
 }
 
 // StopPodSandbox kills the pod's processes and gives back its network. The
@@ -192,7 +205,7 @@ func (s *Server) RemovePodSandbox(ctx context.Context, r *runtimeapi.RemovePodSa
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
 }
 
-func (s *Server) PodSandboxStatus(_ context.Context, r *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
+func (s *Server) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
 	sb, err := s.sandboxes.get(r.GetPodSandboxId())
 	if err != nil {
 		return nil, err
@@ -201,7 +214,8 @@ func (s *Server) PodSandboxStatus(_ context.Context, r *runtimeapi.PodSandboxSta
 		Status: sb.toStatus(), ContainersStatuses: s.containerStatuses(sb.ID), Timestamp: now(),
 	}
 	if r.GetVerbose() {
-		response.Info = verboseInfo(map[string]any{"pid": sb.process(), "config": sb.Config, "netns": sb.NetNS})
+		response.Info = s.verboseInfo(ctx, sb.ID, map[string]any{"pid": sb.process(), "config": sb.Config, "netns": sb.NetNS,
+			"cniResult": s.network.savedResult(&sb.sandboxRecord)})
 	}
 	return response, nil
 }

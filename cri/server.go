@@ -28,9 +28,11 @@ type Config struct {
 	NetNSDir     string   // where network namespaces are pinned
 	CNIConfDir   string   // re-read for every sandbox and every Status
 	CNIBinDirs   []string // searched in order
-	PauseImage   string
-	CgroupDriver string // cgroupfs or systemd; empty means cgroupfs
+	PauseImage   string   // pulled when it is not there
+	CgroupDriver string   // cgroupfs or systemd; empty means cgroupfs
 	Snapshotter  string
+	// RegistryConfigDirs are searched for mirrors of registries: see registries.
+	RegistryConfigDirs []string
 }
 
 // Server implements the CRI's RuntimeService. Its ImageService is a part of it

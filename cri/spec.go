@@ -47,6 +47,8 @@ type hostFacts struct {
 	// OOMScoreAdj is our own. Without CAP_SYS_RESOURCE it cannot be undercut,
 	// and runc would die trying.
 	OOMScoreAdj int
+	// Swap: the kernel limits memory and swap together.
+	Swap bool
 }
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -76,7 +78,7 @@ func containerSpec(in specInput) (*specs.Spec, error) {
 	if err := addMounts(spec, in); err != nil {
 		return nil, err
 	}
-	spec.Linux.Resources = linuxResources(cfg.GetLinux().GetResources())
+	spec.Linux.Resources = linuxResources(cfg.GetLinux().GetResources(), in.Host)
 	setOOMScore(spec, in.Host, int(cfg.GetLinux().GetResources().GetOomScoreAdj()))
 	if err := confine(spec, in, sc); err != nil {
 		return nil, err
@@ -239,7 +241,7 @@ func podMounts(in specInput) []specs.Mount {
 		Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}}
 	return slices.DeleteFunc(append([]specs.Mount{cgroup}, own...), func(m specs.Mount) bool {
 		return slices.ContainsFunc(in.Mounts, func(asked *runtimeapi.Mount) bool {
-			return path.Clean(asked.GetContainerPath()) == m.Destination
+			return path.Join("/", asked.GetContainerPath()) == m.Destination
 		}) || (m.Source == "")
 	})
 }
@@ -300,10 +302,10 @@ func volumeMount(m *runtimeapi.Mount) (specs.Mount, error) {
 		}
 		access = "rro"
 	}
-	if !path.IsAbs(m.GetContainerPath()) {
-		return specs.Mount{}, fmt.Errorf("mount path %q is not absolute: %w", m.GetContainerPath(), errdefs.ErrInvalidArgument)
+	if m.GetContainerPath() == "" {
+		return specs.Mount{}, fmt.Errorf("the mount of %q has no container path: %w", m.GetHostPath(), errdefs.ErrInvalidArgument)
 	}
-	return bind(m.GetHostPath(), path.Clean(m.GetContainerPath()), propagation, access), nil
+	return bind(m.GetHostPath(), path.Join("/", m.GetContainerPath()), propagation, access), nil
 }
 
 func bind(source, destination string, options ...string) specs.Mount {
@@ -327,13 +329,21 @@ func podSysctls(asked map[string]string, options *runtimeapi.NamespaceOption) ma
 }
 
 // linuxResources translates the limits, as given at creation or in an update.
-func linuxResources(r *runtimeapi.LinuxContainerResources) *specs.LinuxResources {
+func linuxResources(r *runtimeapi.LinuxContainerResources, host hostFacts) *specs.LinuxResources {
+	// Who limits memory and says nothing of swap means that there is none.
+	swap := r.GetMemorySwapLimitInBytes()
+	if swap == 0 {
+		swap = r.GetMemoryLimitInBytes()
+	}
+	if !host.Swap {
+		swap = 0
+	}
 	resources := &specs.LinuxResources{
 		CPU: &specs.LinuxCPU{
 			Shares: nonZero(uint64(r.GetCpuShares())), Quota: nonZero(r.GetCpuQuota()), Period: nonZero(uint64(r.GetCpuPeriod())),
 			Cpus: r.GetCpusetCpus(), Mems: r.GetCpusetMems(),
 		},
-		Memory:  &specs.LinuxMemory{Limit: nonZero(r.GetMemoryLimitInBytes()), Swap: nonZero(r.GetMemorySwapLimitInBytes())},
+		Memory:  &specs.LinuxMemory{Limit: nonZero(r.GetMemoryLimitInBytes()), Swap: nonZero(swap)},
 		Unified: r.GetUnified(),
 	}
 	for _, limit := range r.GetHugepageLimits() {
@@ -364,10 +374,16 @@ func setOOMScore(spec *specs.Spec, host hostFacts, score int) {
 // validateSandbox refuses what we would otherwise silently not do.
 func validateSandbox(cfg *runtimeapi.PodSandboxConfig, handler string) error {
 	userns := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
+	meta := cfg.GetMetadata()
 	var err error
 	switch {
-	case cfg.GetMetadata().GetName() == "" || cfg.GetMetadata().GetUid() == "" && cfg.GetMetadata().GetNamespace() == "":
+	case meta.GetName() == "" || meta.GetUid() == "" && meta.GetNamespace() == "":
 		err = errors.New("sandbox metadata with a name and a uid is required")
+	case len(meta.GetName())+len(meta.GetNamespace())+len(meta.GetUid()) > maxNames:
+		err = fmt.Errorf("sandbox metadata of more than %d characters", maxNames)
+	case slices.ContainsFunc(cfg.GetPortMappings(), badPorts):
+		// A plugin would refuse it too, and then could not take it back.
+		err = errors.New("a port mapping's ports are out of range")
 	case handler != "" && handler != "runc":
 		err = fmt.Errorf("no runtime for %q is configured", handler)
 	case userns.GetMode() != runtimeapi.NamespaceMode_NODE && userns != nil:
@@ -379,6 +395,14 @@ func validateSandbox(cfg *runtimeapi.PodSandboxConfig, handler string) error {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return nil
+}
+
+// maxNames bounds a pod's name, namespace and uid together: plugins are given
+// them in an environment variable, which the kernel limits to 128 KiB.
+const maxNames = 16 << 10
+
+func badPorts(m *runtimeapi.PortMapping) bool {
+	return m.GetHostPort() < 0 || m.GetHostPort() > 65535 || m.GetContainerPort() < 0 || m.GetContainerPort() > 65535
 }
 
 func firstNonEmpty(values ...string) string {

@@ -134,8 +134,8 @@ func TestSpecRefuses(t *testing.T) {
 		"no command": func(in *specInput, _ *runtimeapi.LinuxContainerSecurityContext) {
 			in.Image, in.Config.Args = ocispec.ImageConfig{}, nil
 		},
-		"a relative mount": func(in *specInput, _ *runtimeapi.LinuxContainerSecurityContext) {
-			in.Mounts = []*runtimeapi.Mount{{ContainerPath: "data", HostPath: "/v"}}
+		"a mount without a container path": func(in *specInput, _ *runtimeapi.LinuxContainerSecurityContext) {
+			in.Mounts = []*runtimeapi.Mount{{HostPath: "/v"}}
 		},
 		"recursive read-only but writable": func(in *specInput, _ *runtimeapi.LinuxContainerSecurityContext) {
 			in.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: "/v", RecursiveReadOnly: true}}

@@ -201,7 +201,7 @@ func (x *index[T]) reserve(name, id string) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if owner, taken := x.ids[name]; taken {
-		return fmt.Errorf("name %q is reserved for %q: %w", name, owner, errdefs.ErrAlreadyExists)
+		return fmt.Errorf("name %q is reserved for %q: %w", name, owner, errdefs.ErrFailedPrecondition)
 	}
 	x.ids[name] = id
 	return nil
@@ -226,12 +226,15 @@ func (x *index[T]) remove(name, id string) {
 func (x *index[T]) get(id string) (match T, err error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
+	if id == "" {
+		return match, fmt.Errorf("%s: no id is given: %w", x.kind, errdefs.ErrInvalidArgument)
+	}
 	if found, ok := x.byID[id]; ok {
 		return found, nil
 	}
 	matched := 0
 	for full, object := range x.byID {
-		if id != "" && strings.HasPrefix(full, id) {
+		if strings.HasPrefix(full, id) {
 			match, matched = object, matched+1
 		}
 	}

@@ -139,28 +139,33 @@ func (s *Server) podStats(ctx context.Context, sb *sandbox) *runtimeapi.PodSandb
 	}
 }
 
-// networkUsage reads /proc/net/dev: name: rxbytes packets errs … (8 columns),
-// txbytes packets errs …
+// networkUsage lists every interface, the pod's own first of all.
 func networkUsage(at int64, data []byte) *runtimeapi.NetworkUsage {
 	usage := &runtimeapi.NetworkUsage{Timestamp: at}
+	interfaces(data, func(name string, column func(int) *runtimeapi.UInt64Value) {
+		i := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: column(0), RxErrors: column(2), TxBytes: column(8), TxErrors: column(10)}
+		if name == podInterface {
+			usage.DefaultInterface = i
+		}
+		usage.Interfaces = append(usage.Interfaces, i)
+	})
+	return usage
+}
+
+// interfaces reads /proc/net/dev: name: rxbytes packets errs … (8 columns),
+// txbytes packets errs …
+func interfaces(data []byte, yield func(name string, column func(int) *runtimeapi.UInt64Value)) {
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
 		name, counters, found := strings.Cut(lines.Text(), ":")
 		columns := strings.Fields(counters)
 		if name = strings.TrimSpace(name); !found || len(columns) < 16 || name == "lo" {
 			continue
 		}
-		column := func(i int) *runtimeapi.UInt64Value {
+		yield(name, func(i int) *runtimeapi.UInt64Value {
 			n, _ := strconv.ParseUint(columns[i], 10, 64)
 			return value(n)
-		}
-		i := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: column(0), RxErrors: column(2), TxBytes: column(8), TxErrors: column(10)}
-		if name == podInterface {
-			usage.DefaultInterface = i
-			continue
-		}
-		usage.Interfaces = append(usage.Interfaces, i)
+		})
 	}
-	return usage
 }
 
 func value(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }

@@ -43,7 +43,7 @@ func (s *Server) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runt
 		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}
 	if r.GetVerbose() {
-		response.Info = verboseInfo(map[string]any{"config": s.cfg, "cniConfig": file, "host": s.host})
+		response.Info = infoJSON(map[string]any{"config": s.cfg, "cniConfig": file, "host": s.host})
 	}
 	return response, nil
 }

@@ -189,6 +189,9 @@ func (s *Server) discardContainer(ctx context.Context, id, sandboxID string) err
 	if sb, err := s.sandboxes.get(sandboxID); err == nil {
 		removeCgroup(cgroupsPath(specInput{ID: id, Sandbox: &sb.sandboxRecord, Host: s.host}))
 	}
+	if err := s.unmountImages(ctx, id); err != nil {
+		return err
+	}
 	for _, dir := range []string{s.containerDir(id), s.containerState(id)} {
 		if err := os.RemoveAll(dir); err != nil {
 			return err

@@ -30,6 +30,7 @@ func NewCommand() *cobra.Command {
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of CNI configuration; the first file by name wins")
 	fs.StringSliceVar(&cfg.CNIBinDirs, "cni-bin-dir", []string{"/opt/cni/bin"}, "directories of CNI plugins")
 	fs.StringVar(&cfg.PauseImage, "pause-image", "tinykube.local/pause:3.10", "the image of the process that holds a pod's namespaces")
+	fs.StringSliceVar(&cfg.RegistryConfigDirs, "registry-config-path", []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"}, "directories with HOST/hosts.toml, which says where a registry's mirrors are")
 	fs.StringVar(&cfg.CgroupDriver, "cgroup-driver", "cgroupfs", "who manages cgroups: cgroupfs or systemd")
 	fs.StringVar(&cfg.Snapshotter, "snapshotter", "overlayfs", "containerd's snapshotter")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
