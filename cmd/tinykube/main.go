@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	cri "tinykube/cmd/cri/app"
+	csihostpath "tinykube/cmd/csi-hostpath/app"
 	etcd "tinykube/cmd/etcd/app"
 	etcdctl "tinykube/cmd/etcdctl/app"
 	flanneld "tinykube/cmd/flanneld/app"
@@ -32,6 +33,7 @@ import (
 // components are the programs that are useful alone.
 var components = map[string]func() *cobra.Command{
 	"cri":                     cri.NewCommand,
+	"csi-hostpath":            csihostpath.NewCommand,
 	"etcd":                    etcd.NewCommand,
 	"etcdctl":                 etcdctl.NewCommand,
 	"flanneld":                flanneld.NewCommand,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,5 +67,13 @@ func TestLoggerLine(t *testing.T) {
 	want := "INFO  kubelet: Started pod node=node-1 cri.key=default/web cri.err=\"a b\"\n"
 	if line != want {
 		t.Errorf("got %q, want %q", line, want)
+	}
+}
+
+func TestTwoDashes(t *testing.T) {
+	got := TwoDashes([]string{"-iface=eth0", "--ip-masq", "-v=1", "-v", "-iface", "eth1"})
+	want := []string{"--iface=eth0", "--ip-masq", "-v=1", "-v", "--iface", "eth1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v", got)
 	}
 }

@@ -60,7 +60,7 @@ func NewCommand() *cobra.Command {
 	o.add(cmd.Flags())
 	cmd.AddCommand(newInstallCommand(), newPlanCommand())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := cmd.Flags().Parse(twoDashes(args)); err != nil {
+		if err := cmd.Flags().Parse(flags.TwoDashes(args)); err != nil {
 			return err
 		}
 		if help, _ := cmd.Flags().GetBool("help"); help {
@@ -97,18 +97,6 @@ func (o *options) add(fs *pflag.FlagSet) {
 	o.logging = flags.AddLogging(fs)
 	flags.AcceptIgnored(fs, "subnet-lease-renew-margin", "iface-regex", "iface-can-reach", "etcd-endpoints", "etcd-prefix",
 		"etcd-keyfile", "etcd-certfile", "etcd-cafile", "etcd-username", "etcd-password", "public-ipv6", "blackhole-route")
-}
-
-// twoDashes turns Go's -flag into --flag; -v and -h stay.
-func twoDashes(args []string) []string {
-	out := make([]string, len(args))
-	for i, arg := range args {
-		if name, _, _ := strings.Cut(arg, "="); len(name) > 2 && arg[0] == '-' && arg[1] != '-' {
-			arg = "-" + arg
-		}
-		out[i] = arg
-	}
-	return out
 }
 
 func (o *options) run(ctx context.Context) error {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 
@@ -117,13 +116,5 @@ func TestInstallCNI(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(to)); len(entries) != 1 {
 		t.Errorf("%v", entries)
-	}
-}
-
-func TestTwoDashes(t *testing.T) {
-	got := twoDashes([]string{"-iface=eth0", "--ip-masq", "-v=1", "-v", "-iface", "eth1"})
-	want := []string{"--iface=eth0", "--ip-masq", "-v=1", "-v", "--iface", "eth1"}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("%v", got)
 	}
 }

@@ -1,0 +1,16 @@
+// Package csi is storage that follows a pod, seen from the side of those who have it: drivers of the Container Storage
+// Interface, and what stands between them and the Kubernetes API.
+//
+//	 PersistentVolumeClaim                 Pod
+//	        │                               │
+//	   controllers ──Controller──▶ ┌────────┴───────┐ ◀──Node── kubelet
+//	                               │  csi/hostpath  │
+//	                               └────────────────┘
+//	CreateVolume ─▶ ControllerPublishVolume ─▶ NodeStageVolume ─▶ NodePublishVolume ─▶ the pod runs
+//	DeleteVolume ◀─ ControllerUnpublishVolume ◀─ NodeUnstageVolume ◀─ NodeUnpublishVolume ◀─ it ended
+//
+// A driver knows nothing of Kubernetes: no API, no pod, no claim. It answers gRPC calls on a Unix socket, each of which
+// may come twice, late, or at once with another; that is most of what writing a driver is about.
+//
+// Now there is csi/hostpath, a driver whose volumes are directories and files of the node. Start reading there.
+package csi
