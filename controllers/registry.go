@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"tinykube/controllers/attachdetach"
 	"tinykube/controllers/bootstraptoken"
 	"tinykube/controllers/certificates"
 	"tinykube/controllers/clusterroleaggregation"
@@ -92,6 +93,7 @@ var registry = []entry{
 	plain("service-lb-controller", "service", servicelb.Register),
 
 	plain("persistentvolume-binder-controller", "persistentvolume-binder", volumebinder.Register),
+	plain("persistentvolume-attach-detach-controller", "attachdetach", attachdetach.Register),
 	plain("persistentvolumeclaim-protection-controller", "pvc-protection", volumeprotection.RegisterClaims),
 	plain("persistentvolume-protection-controller", "pv-protection", volumeprotection.RegisterVolumes),
 	plain("ephemeral-volume-controller", "ephemeral-volume", ephemeralvolume.Register),
@@ -117,7 +119,6 @@ var registry = []entry{
 	{name: "endpointslice-mirroring-controller", alias: "endpointslicemirroring"},
 	{name: "horizontal-pod-autoscaler-controller", alias: "horizontalpodautoscaling"},
 	{name: "legacy-serviceaccount-token-cleaner-controller", alias: "legacy-service-account-token-cleaner"},
-	{name: "persistentvolume-attach-detach-controller", alias: "attachdetach"},
 	{name: "persistentvolume-expander-controller", alias: "persistentvolume-expander"},
 	{name: "service-cidr-controller", alias: "service-cidr-controller"},
 	{name: "validatingadmissionpolicy-status-controller", alias: "validatingadmissionpolicy-status"},

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -110,4 +111,52 @@ var storageScenarios = []scenario{
 		},
 		creates: map[string]int{"persistentvolumeclaims": 1},
 	},
+	{
+		name: "attachdetach", controllers: []string{"attachdetach"}, nodes: 2,
+		start: func(c *cluster) {
+			disk := volume("disk", "1Gi")
+			disk.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: "disks.example", VolumeHandle: "d1"}
+			data := claim("data", "1Gi")
+			data.Spec.VolumeName, data.Annotations = "disk", map[string]string{claims.BindCompleted: "yes"}
+			data = create(c, client.PersistentVolumeClaims, data)
+			disk.Spec.ClaimRef = &corev1.ObjectReference{Namespace: ns, Name: "data", UID: data.UID}
+			create(c, client.PersistentVolumes, disk)
+			create(c, client.Pods, usingClaim("one", claimSource("data")))
+			c.background(c.playAttacher, 10*time.Minute)
+		},
+		change: func(c *cluster) {
+			_ = client.For(c.client, client.Pods).Delete(c.t.Context(), ns, "one", metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
+			two := usingClaim("two", claimSource("data"))
+			two.Spec.NodeName = "node-1"
+			create(c, client.Pods, two)
+		},
+		wrong: func(c *cluster) string {
+			attachments := list(c, client.VolumeAttachments, "")
+			if len(attachments) != 1 || attachments[0].Spec.NodeName != "node-1" || !attachments[0].Status.Attached {
+				return fmt.Sprintf("%d attachments: %v", len(attachments), names(attachments))
+			}
+			if zero, one := c.node("node-0").Status.VolumesAttached, c.node("node-1").Status.VolumesAttached; len(zero) != 0 || len(one) != 1 || one[0].Name != "kubernetes.io/csi/disks.example^d1" {
+				return fmt.Sprintf("node-0 has %v, node-1 %v", zero, one)
+			}
+			return ""
+		},
+		creates: map[string]int{"volumeattachments": 2},
+	},
+}
+
+// playAttacher is a driver's: what is asked for is attached a second later.
+func (c *cluster) playAttacher() bool {
+	time.Sleep(time.Second)
+	attachments := client.For(c.client, client.VolumeAttachments)
+	all, err := attachments.List(c.t.Context(), "", metav1.ListOptions{})
+	if err != nil {
+		return true
+	}
+	for _, a := range all.Items {
+		if !a.Status.Attached && a.DeletionTimestamp == nil {
+			a.Status.Attached = true
+			_, _ = attachments.UpdateStatus(c.t.Context(), a)
+		}
+	}
+	return true
 }
