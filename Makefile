@@ -147,7 +147,7 @@ test: lint build kwok e2e labs ## all that must be true of every commit: vet, st
 	$(GO) test -C payload/tools ./...
 	$(GO) test -C test ./informers/... ./hollow/... ./csi/...
 
-SWAP_PROGRAMS := $(strip $(KUBE_SCHEDULER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(KUBE_APISERVER))
+SWAP_PROGRAMS := $(strip $(KUBE_SCHEDULER) $(KUBE_CONTROLLER_MANAGER) $(KUBECTL) $(KUBE_APISERVER) $(KUBELET))
 test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) $(if $(CRITEST),critest) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap and critest if a program is given
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
 	$(GO) test -count=1 -v -timeout 60m ./controllers -run '^TestMatrix$$' -every-write
@@ -198,9 +198,9 @@ critest: build ## the suite for container runtimes on our CRI server and on cont
 	CRITEST=$(abspath $(CRITEST)) $(GO) test -C test -count=1 -v -timeout 40m ./critest
 
 # Each program that is given has its tests.
-SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler CompareScheduler) $(if $(KUBE_CONTROLLER_MANAGER),RealControllerManager) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces)
-smoke-swap: swap-programs build ## real programs in the place of ours, those that are given: KUBE_SCHEDULER=path KUBE_CONTROLLER_MANAGER=path KUBECTL=path KUBE_APISERVER=path
-	KUBE_SCHEDULER=$(abspath $(KUBE_SCHEDULER)) KUBE_CONTROLLER_MANAGER=$(abspath $(KUBE_CONTROLLER_MANAGER)) KUBECTL=$(abspath $(KUBECTL)) KUBE_APISERVER=$(abspath $(KUBE_APISERVER)) \
+SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler CompareScheduler) $(if $(KUBE_CONTROLLER_MANAGER),RealControllerManager) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces) $(if $(KUBELET),RealKubelet)
+smoke-swap: swap-programs build ## real programs in the place of ours, those that are given: KUBE_SCHEDULER=path KUBE_CONTROLLER_MANAGER=path KUBECTL=path KUBE_APISERVER=path KUBELET=path
+	KUBE_SCHEDULER=$(abspath $(KUBE_SCHEDULER)) KUBE_CONTROLLER_MANAGER=$(abspath $(KUBE_CONTROLLER_MANAGER)) KUBECTL=$(abspath $(KUBECTL)) KUBE_APISERVER=$(abspath $(KUBE_APISERVER)) KUBELET=$(abspath $(KUBELET)) \
 		$(GO) test -C test -count=1 -v -timeout 15m ./swap/... -run '^Test($(subst $() ,|,$(strip $(SWAP_TESTS))))'
 	$(if $(KUBECTL),KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./e2e -run '^TestKubectl$$/^installed$$')
 # What the real scheduler decided is replayed by the tests of scheduler/simulate; RECORD=1 records it anew.
@@ -212,7 +212,7 @@ compare-scheduler: ## a real scheduler beside ours over 1,000 random clusters: K
 		-clusters $(or $(CLUSTERS),1000) $(if $(RECORD),-record $(SCHEDULER_RECORD))
 
 .PHONY: swap-programs no-swap
-SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBE_CONTROLLER_MANAGER=path] [KUBECTL=path] [KUBE_APISERVER=path] (programs of Kubernetes v1.36, one of them at least)
+SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBE_CONTROLLER_MANAGER=path] [KUBECTL=path] [KUBE_APISERVER=path] [KUBELET=path] (programs of Kubernetes v1.36, one of them at least)
 swap-programs:
 	@test -n "$(SWAP_PROGRAMS)" || { echo "usage: $(SWAP_USAGE)" >&2; exit 1; }
 	@for program in $(SWAP_PROGRAMS); do test -x "$$program" || { echo "$$program is not a program" >&2; exit 1; }; done

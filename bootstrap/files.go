@@ -66,8 +66,9 @@ func addKubelet(files map[string]File, c *Cluster, p *PKI, n Node) error {
 }
 
 // kubeletConfig is kubeadm's, with our runtime and without systemd. A node's
-// memory is its own, but its disk is the machine's: how full that is says
-// nothing about the node, so neither pods nor images have to go for it.
+// memory is its own, but its disk is the machine's: a share of it says nothing
+// about the node, so pods and images only have to go when all but the last of
+// it is gone.
 func kubeletConfig(c *Cluster, n Node) []byte {
 	taints := ""
 	if c.Tainted() && n.Name == c.ControlPlane().Name {
@@ -92,12 +93,13 @@ clusterDomain: %s
 containerRuntimeEndpoint: %s
 evictionHard:
   memory.available: 100Mi
-  nodefs.available: 0%%
+  nodefs.available: 512Mi
 failCgroupV1: false
 failSwapOn: false
 healthzBindAddress: 127.0.0.1
 healthzPort: 10248
 imageGCHighThresholdPercent: 100
+podPidsLimit: 4096
 resolvConf: /etc/resolv.conf
 staticPodPath: /etc/kubernetes/manifests
 tlsCertFile: /var/lib/kubelet/pki/kubelet.crt

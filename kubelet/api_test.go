@@ -39,6 +39,7 @@ func newCluster(t *testing.T) *cluster {
 	file := DefaultConfiguration()
 	file.StaticPodPath, file.PodLogsDir = filepath.Join(dir, "manifests"), filepath.Join(dir, "pods")
 	off := false
+	file.EvictionHard, file.ImageGCHighThresholdPercent = map[string]string{}, to[int32](100) // how full the machine is is no matter here
 	file.CgroupsPerQOS, file.Port, file.Address = &off, freePort(t), "127.0.0.1"
 	cfg, err := NewConfig(file, "node-0", filepath.Join(dir, "kubelet"))
 	if err != nil {

@@ -171,6 +171,10 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uin
 		// Simplified: RuntimeClass objects are not read; the name is the handler.
 		handler = *pod.Spec.RuntimeClassName
 	}
+	if err := k.impossible(pod); err != nil {
+		k.eventf(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
 	ctx, cancel := steady(ctx)
 	defer cancel()
 	answer, err := k.runtime.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{

@@ -68,9 +68,18 @@ func (k *Kubelet) containerConfig(ctx context.Context, in containerInput) (*runt
 		Annotations: containerAnnotations(pod, c, in.attempt),
 		LogPath:     logPath,
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
+		StopSignal: stopSignal(c),
 		Linux: &runtimeapi.LinuxContainerConfig{
 			Resources: k.containerResources(pod, c), SecurityContext: security},
 	}, nil
+}
+
+// stopSignal is the container's own choice; else the image's counts.
+func stopSignal(c *corev1.Container) runtimeapi.Signal {
+	if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
+		return runtimeapi.Signal_RUNTIME_DEFAULT
+	}
+	return runtimeapi.Signal(runtimeapi.Signal_value[string(*c.Lifecycle.StopSignal)])
 }
 
 // containerAnnotations is what a later kubelet must know of this container

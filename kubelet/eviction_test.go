@@ -150,7 +150,7 @@ func TestCountFiles(t *testing.T) {
 func TestEvictionUnderMemoryPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		n.cfg.StatusUpdateFrequency = time.Second
+		n.cfg.Thresholds = []threshold{{signal: memoryAvailable, value: amount{absolute: 100 << 20}, hard: true}}
 		n.start()
 		free := int64(1 << 30)
 		n.kubelet.observe = func() map[signal]observation {

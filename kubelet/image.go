@@ -165,13 +165,7 @@ func (k *Kubelet) pullCredentials(ctx context.Context, pod *corev1.Pod, image st
 				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name)
 			continue
 		}
-		var config struct {
-			Auths map[string]struct{ Username, Password, Auth string }
-		}
-		if json.Unmarshal(secret.Data[corev1.DockerConfigJsonKey], &config) != nil {
-			continue
-		}
-		for address, a := range config.Auths {
+		for address, a := range registryLogins(secret) {
 			if registryOf(strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://")+"/x") != registry &&
 				!(registry == defaultRegistry && address == legacyDockerHubAddress) {
 				continue
@@ -184,6 +178,21 @@ func (k *Kubelet) pullCredentials(ctx context.Context, pod *corev1.Pod, image st
 		}
 	}
 	return append(out, nil)
+}
+
+type registryLogin struct{ Username, Password, Auth string }
+
+// registryLogins reads a pull secret in either of its two forms.
+func registryLogins(secret *corev1.Secret) map[string]registryLogin {
+	var config struct{ Auths map[string]registryLogin }
+	if json.Unmarshal(secret.Data[corev1.DockerConfigJsonKey], &config) == nil {
+		return config.Auths
+	}
+	var old map[string]registryLogin
+	if json.Unmarshal(secret.Data[corev1.DockerConfigKey], &old) != nil {
+		return nil
+	}
+	return old
 }
 
 func registryOf(image string) string {

@@ -55,7 +55,7 @@ func newImagePolicy(c *kubeletv1beta1.KubeletConfiguration) (imagePolicy, error)
 func (p imagePolicy) off() bool { return p.highPercent == 100 && p.maxAge == 0 }
 
 // imageRecord is what is remembered of an image. Forgetting it (a restart)
-// only makes the image look new, or, of the first look, old.
+// only makes the image look new.
 type imageRecord struct {
 	id                 string
 	size               int64
@@ -65,24 +65,22 @@ type imageRecord struct {
 
 // imageRecords is the memory of what images were last used for.
 type imageRecords struct {
-	mu    sync.Mutex             // guards known
-	known map[string]imageRecord // nil before the first look
+	mu    sync.Mutex // guards known
+	known map[string]imageRecord
 }
 
-// update takes the images and those in use over. Images of the first look are
-// as old as can be.
+// update takes the images and those in use over. Those of the first look count
+// as new, where upstream counts them as old as can be: what was brought to a
+// node before its kubelet is meant for it.
 func (r *imageRecords) update(images []*runtimeapi.Image, used map[string]bool, now time.Time) []imageRecord {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next, detected := map[string]imageRecord{}, now
-	if r.known == nil {
-		detected = time.Time{}
-	}
+	next := map[string]imageRecord{}
 	var out []imageRecord
 	for _, image := range images {
 		record, found := r.known[image.Id]
 		if !found {
-			record = imageRecord{id: image.Id, detected: detected}
+			record = imageRecord{id: image.Id, detected: now}
 		}
 		record.size, record.pinned, record.inUse = int64(image.Size), image.Pinned, used[image.Id]
 		if record.inUse {

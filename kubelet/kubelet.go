@@ -43,6 +43,8 @@ type Kubelet struct {
 	serving  *certificates       // nil: from files
 	images   imageDisk
 	imageUse imageRecords
+	rates    rates
+	started  time.Time
 	observe  func() map[signal]observation // instead of measuring, for tests
 
 	podInformer     *client.Informer[*corev1.Pod] // nil without an API server
@@ -115,7 +117,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		parallel = 1000 // upstream: no limit
 	}
 	k := &Kubelet{
-		cfg: cfg, log: deps.Logger, client: deps.Client, ready: make(chan struct{}), dirty: make(chan struct{}, 1),
+		cfg: cfg, log: deps.Logger, client: deps.Client, started: time.Now(), ready: make(chan struct{}), dirty: make(chan struct{}, 1),
 		runtime:      newContainerRuntime(deps.Runtime, deps.Images),
 		objects:      apiObjects{deps.Client},
 		crashes:      newBackoff(min(10*time.Second, cfg.CrashLoopMax), cfg.CrashLoopMax),

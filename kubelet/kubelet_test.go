@@ -35,6 +35,7 @@ func newNode(t *testing.T) *node {
 	file.StaticPodPath = filepath.Join(dir, "manifests")
 	file.PodLogsDir = filepath.Join(dir, "pods")
 	off := false
+	file.EvictionHard, file.ImageGCHighThresholdPercent = map[string]string{}, to[int32](100) // how full the machine is is no matter here
 	file.EnableServer, file.CgroupsPerQOS = &off, &off
 	cfg, err := NewConfig(file, "node-0", filepath.Join(dir, "kubelet"))
 	if err != nil {

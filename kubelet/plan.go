@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -229,13 +230,35 @@ func shouldStart(pod *corev1.Pod, c *corev1.Container, latest *observedContainer
 	default: // created but never started, or unknown: that life did not count
 		return true
 	}
+	return restarts(pod, c, latest.ExitCode)
+}
+
+// restarts says whether a container that ended with this code gets another life.
+func restarts(pod *corev1.Pod, c *corev1.Container, code int32) bool {
+	if ruledToRestart(c, code) {
+		return true
+	}
 	switch restartPolicy(pod, c) {
 	case corev1.RestartPolicyNever:
 		return false
 	case corev1.RestartPolicyOnFailure:
-		return latest.ExitCode != 0
+		return code != 0
 	}
 	return true
+}
+
+// ruledToRestart says whether the container's own rules, which stand above its
+// policy, name this exit code.
+func ruledToRestart(c *corev1.Container, code int32) bool {
+	for _, rule := range c.RestartPolicyRules {
+		if rule.Action == corev1.ContainerRestartRuleActionRestart && rule.ExitCodes != nil {
+			in := rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn
+			if slices.Contains(rule.ExitCodes.Values, code) == in {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // restartPolicy is the container's own policy, else the pod's; for an init
@@ -256,12 +279,15 @@ func isSidecar(c *corev1.Container) bool {
 }
 
 // containerHash identifies what may change in a living pod's container: its
-// image. (A static pod that changes gets a new UID, hence a new worker.)
+// image. (A static pod that changes gets a new UID, hence a new worker.) It is
+// upstream's number, byte for byte: so a real kubelet that takes our containers
+// over, or leaves us its own, sees no change in them.
 //
-// Upstream: kubernetes@v1.36 pkg/kubelet/container/helpers.go HashContainer.
+// Upstream: kubernetes@v1.36 pkg/kubelet/container/helpers.go HashContainer, which
+// hashes not the JSON but how a dump of its bytes looks.
 func containerHash(c *corev1.Container) string {
 	raw, _ := json.Marshal(map[string]string{"name": c.Name, "image": c.Image}) // sorted keys: stable
 	h := fnv.New32a()
-	h.Write(raw)
+	fmt.Fprintf(h, "([]uint8)%d", raw)
 	return fmt.Sprintf("%x", h.Sum32())
 }

@@ -190,3 +190,15 @@ func TestPhase(t *testing.T) {
 		}
 	}
 }
+
+// TestContainerHashIsUpstreams: two numbers that a real kubelet v1.36 wrote.
+func TestContainerHashIsUpstreams(t *testing.T) {
+	for want, c := range map[string]corev1.Container{
+		"76c754e6": {Name: "pause", Image: "tinykube.local/pause:3.10"},
+		"208ad1e8": {Name: "first", Image: "tinykube.local/tools:v1"},
+	} {
+		if got := containerHash(&c); got != want {
+			t.Errorf("hash of %s: %s, want %s", c.Name, got, want)
+		}
+	}
+}

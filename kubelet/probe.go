@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -22,7 +23,8 @@ import (
 // A verdict belongs to a container ID, so a new life starts unjudged, and what
 // was said of a dead one can do no harm.
 type probes struct {
-	k *Kubelet
+	k     *Kubelet
+	total *prometheus.CounterVec // /metrics/probes
 
 	mu      sync.Mutex // guards what follows
 	active  map[probeKey]*prober
@@ -67,7 +69,10 @@ func (r *probeResults) of(kind probeKind) **bool {
 }
 
 func newProbes(k *Kubelet) *probes {
-	return &probes{k: k, active: map[probeKey]*prober{}, results: map[string]*probeResults{}}
+	return &probes{k: k, active: map[probeKey]*prober{}, results: map[string]*probeResults{},
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "prober_probe_total",
+			Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."},
+			[]string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"})}
 }
 
 func probesOf(c *corev1.Container) map[probeKind]*corev1.Probe {
@@ -166,6 +171,7 @@ func (p *probes) drain(seen *observedPod) {
 }
 
 func (p *probes) forget(uid types.UID) {
+	p.total.DeletePartialMatch(prometheus.Labels{"pod_uid": string(uid)})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, prober := range p.active {
@@ -293,6 +299,8 @@ func (p *prober) once(ctx context.Context) (more bool) {
 }
 
 func (p *prober) tell(result probeResult, text string) {
+	p.probes.total.WithLabelValues(string(p.kind), [...]string{"successful", "failed", "unknown"}[result],
+		p.container.Name, p.pod.Name, p.pod.Namespace, string(p.pod.UID)).Inc()
 	switch event := p.probes.k.containerEvents(p.pod, p.container); result {
 	case probeFailure:
 		event(corev1.EventTypeWarning, "Unhealthy", "%s probe failed: %s", p.kind, text)

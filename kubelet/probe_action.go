@@ -103,12 +103,19 @@ func (k *Kubelet) httpTarget(pod *corev1.Pod, c *corev1.Container, get *corev1.H
 	}
 	request.Header.Set("User-Agent", probeUserAgent)
 	request.Header.Set("Accept", "*/*")
+	given := map[string]bool{}
 	for _, h := range get.HTTPHeaders {
 		if http.CanonicalHeaderKey(h.Name) == "Host" {
 			request.Host = h.Value
 			continue
 		}
-		request.Header.Add(h.Name, h.Value)
+		if name := http.CanonicalHeaderKey(h.Name); !given[name] { // instead of ours
+			request.Header.Del(name)
+			given[name] = true
+		}
+		if h.Value != "" || h.Name != "Accept" { // an empty Accept means: none
+			request.Header.Add(h.Name, h.Value)
+		}
 	}
 	return request, nil
 }

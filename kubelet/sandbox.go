@@ -1,6 +1,8 @@
 package kubelet
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"strings"
@@ -43,6 +45,20 @@ func (k *Kubelet) sandboxConfig(pod *corev1.Pod, attempt uint32) *runtimeapi.Pod
 		}
 	}
 	return config
+}
+
+// impossible is what a pod asks of its sandbox and cannot get. To run it
+// without would be to break a promise.
+func (k *Kubelet) impossible(pod *corev1.Pod) error {
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+		return errors.New("hostUsers: false: this kubelet gives pods no user namespace of their own")
+	}
+	hostname, _ := podHostname(pod, k.cfg.ClusterDomain)
+	if limit := 64; len(hostname) > limit && isTrue(pod.Spec.SetHostnameAsFQDN) {
+		return fmt.Errorf("Failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
+			hostname, limit, len(hostname))
+	}
+	return nil
 }
 
 // podLabels are the pod's own labels and those that tie the sandbox to it.

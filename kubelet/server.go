@@ -46,6 +46,8 @@ func (k *Kubelet) routes(auth func(http.Handler) http.Handler) http.Handler {
 	metrics := k.metrics()
 	r.Handle("/metrics", metrics.kubelet)
 	r.Handle("/metrics/resource", metrics.resource)
+	r.Handle("/metrics/probes", metrics.probes)
+	r.Handle("/metrics/cadvisor", metrics.cadvisor)
 	if k.cfg.Server.EnableDebuggingHandlers {
 		r.Get("/containerLogs/{namespace}/{pod}/{container}", k.serveLogs)
 		for _, path := range []string{"/{namespace}/{pod}/{container}", "/{namespace}/{pod}/{uid}/{container}"} {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -180,8 +181,10 @@ func manifestPaths(path string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.IsDir() {
+	if info.Mode().IsRegular() {
 		return []string{path}, nil
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("%s is neither a directory nor a file", path)
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -227,7 +230,8 @@ func (s *staticPods) load(path string) staticFile {
 }
 
 func readManifest(path, nodeName string) (*corev1.Pod, error) {
-	file, err := os.Open(path)
+	// It was a file when we looked; a FIFO put in its place must not hold us up.
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

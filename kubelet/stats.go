@@ -8,16 +8,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
 // What containers use is measured by the runtime; the kubelet only asks when
 // it is asked.
-//
-// Simplified: no node-wide CPU and network, no volume usage.
 
 // containerUsage reads the usage of every running container, by container ID.
 func (k *Kubelet) containerUsage(ctx context.Context) ([]*runtimeapi.ContainerStats, error) {
@@ -26,40 +24,6 @@ func (k *Kubelet) containerUsage(ctx context.Context) ([]*runtimeapi.ContainerSt
 		return nil, err
 	}
 	return answer.Stats, nil
-}
-
-// serveSummary answers /stats/summary.
-func (k *Kubelet) serveSummary(w http.ResponseWriter, r *http.Request) {
-	stats, err := k.containerUsage(r.Context())
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	now := metav1.Now()
-	summary := statsapi.Summary{Node: statsapi.NodeStats{NodeName: k.cfg.NodeName, StartTime: now, Fs: k.nodeFs()}, Pods: []statsapi.PodStats{}}
-	byUID := map[string]int{}
-	for _, s := range stats {
-		labels := s.GetAttributes().GetLabels()
-		uid := labels[labelPodUID]
-		if uid == "" {
-			continue
-		}
-		i, found := byUID[uid]
-		if !found {
-			i = len(summary.Pods)
-			byUID[uid] = i
-			summary.Pods = append(summary.Pods, statsapi.PodStats{StartTime: now, CPU: &statsapi.CPUStats{Time: now}, Memory: &statsapi.MemoryStats{Time: now},
-				PodRef: statsapi.PodReference{Name: labels[labelPodName], Namespace: labels[labelPodNamespace], UID: uid}})
-		}
-		c := containerSummary(labels[labelContainerName], s)
-		pod := &summary.Pods[i]
-		pod.Containers = append(pod.Containers, c)
-		addTo(&pod.CPU.UsageNanoCores, c.CPU.UsageNanoCores)
-		addTo(&pod.CPU.UsageCoreNanoSeconds, c.CPU.UsageCoreNanoSeconds)
-		addTo(&pod.Memory.UsageBytes, c.Memory.UsageBytes)
-		addTo(&pod.Memory.WorkingSetBytes, c.Memory.WorkingSetBytes)
-	}
-	writeJSON(w, summary)
 }
 
 func containerSummary(name string, s *runtimeapi.ContainerStats) statsapi.ContainerStats {
@@ -75,16 +39,6 @@ func containerSummary(name string, s *runtimeapi.ContainerStats) statsapi.Contai
 		out.Rootfs = &statsapi.FsStats{Time: at(fs.Timestamp), UsedBytes: number(fs.UsedBytes), InodesUsed: number(fs.InodesUsed)}
 	}
 	return out
-}
-
-func (k *Kubelet) nodeFs() *statsapi.FsStats {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(k.cfg.RootDir, &fs); err != nil {
-		return nil
-	}
-	size, available := fs.Blocks*uint64(fs.Bsize), fs.Bavail*uint64(fs.Bsize)
-	used := (fs.Blocks - fs.Bfree) * uint64(fs.Bsize)
-	return &statsapi.FsStats{Time: metav1.Now(), CapacityBytes: &size, AvailableBytes: &available, UsedBytes: &used, Inodes: &fs.Files, InodesFree: &fs.Ffree}
 }
 
 func number(v *runtimeapi.UInt64Value) *uint64 {
@@ -106,8 +60,8 @@ func addTo(total **uint64, v *uint64) {
 	*total = &sum
 }
 
-// metricHandlers are the two pages that Prometheus and metrics-server read.
-type metricHandlers struct{ kubelet, resource http.Handler }
+// metricHandlers are the pages that Prometheus and metrics-server read.
+type metricHandlers struct{ kubelet, resource, probes, cadvisor http.Handler }
 
 func (k *Kubelet) metrics() metricHandlers {
 	own := prometheus.NewRegistry()
@@ -119,7 +73,11 @@ func (k *Kubelet) metrics() metricHandlers {
 			func() float64 { _, containers := k.runningCounts(); return float64(containers) }))
 	resource := prometheus.NewRegistry()
 	resource.MustRegister(resourceCollector{k})
-	return metricHandlers{promhttp.HandlerFor(own, promhttp.HandlerOpts{}), promhttp.HandlerFor(resource, promhttp.HandlerOpts{})}
+	probes, cadvisor := prometheus.NewRegistry(), prometheus.NewRegistry()
+	probes.MustRegister(k.probes.total)
+	cadvisor.MustRegister(cadvisorCollector{k})
+	page := func(r *prometheus.Registry) http.Handler { return promhttp.HandlerFor(r, promhttp.HandlerOpts{}) }
+	return metricHandlers{page(own), page(resource), page(probes), page(cadvisor)}
 }
 
 func (k *Kubelet) runningCounts() (pods, containers int) {
@@ -142,11 +100,14 @@ var (
 	containerMemory = prometheus.NewDesc("container_memory_working_set_bytes", "Current working set of the container in bytes", containerLabels, nil)
 	podCPU          = prometheus.NewDesc("pod_cpu_usage_seconds_total", "Cumulative cpu time consumed by the pod in core-seconds", containerLabels[1:], nil)
 	podMemory       = prometheus.NewDesc("pod_memory_working_set_bytes", "Current working set of the pod in bytes", containerLabels[1:], nil)
+	nodeCPU         = prometheus.NewDesc("node_cpu_usage_seconds_total", "Cumulative cpu time consumed by the node in core-seconds", nil, nil)
+	nodeMemory      = prometheus.NewDesc("node_memory_working_set_bytes", "Current working set of the node in bytes", nil, nil)
+	startTime       = prometheus.NewDesc("container_start_time_seconds", "Start time of the container since unix epoch in seconds", containerLabels, nil)
 	scrapeError     = prometheus.NewDesc("resource_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", nil, nil)
 )
 
 func (resourceCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{containerCPU, containerMemory, podCPU, podMemory, scrapeError} {
+	for _, d := range []*prometheus.Desc{containerCPU, containerMemory, podCPU, podMemory, nodeCPU, nodeMemory, startTime, scrapeError} {
 		out <- d
 	}
 }
@@ -160,6 +121,13 @@ func (c resourceCollector) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	out <- prometheus.MustNewConstMetric(scrapeError, prometheus.GaugeValue, 0)
+	if used, err := c.k.cgroups.cpuNanoseconds(); err == nil {
+		out <- prometheus.MustNewConstMetric(nodeCPU, prometheus.CounterValue, float64(used)/1e9)
+	}
+	if used, err := c.k.cgroups.workingSet(""); err == nil {
+		out <- prometheus.MustNewConstMetric(nodeMemory, prometheus.GaugeValue, float64(used))
+	}
+	c.collectStarts(out)
 	type key struct{ namespace, pod string }
 	cpu, memory := map[key]float64{}, map[key]float64{}
 	done := map[string]bool{} // a restarting container may be there twice
@@ -182,5 +150,76 @@ func (c resourceCollector) Collect(out chan<- prometheus.Metric) {
 	for pod := range cpu {
 		out <- prometheus.MustNewConstMetric(podCPU, prometheus.CounterValue, cpu[pod], pod.namespace, pod.pod)
 		out <- prometheus.MustNewConstMetric(podMemory, prometheus.GaugeValue, memory[pod], pod.namespace, pod.pod)
+	}
+}
+
+// collectStarts tells when each running container started: a counter that is
+// smaller than it was belongs to a new life.
+func (c resourceCollector) collectStarts(out chan<- prometheus.Metric) {
+	for _, w := range c.k.allWorkers() {
+		pod, seen, _ := w.view()
+		if seen == nil {
+			continue
+		}
+		for _, spec := range allContainers(pod) {
+			if latest := seen.latest(spec.Name); latest != nil && latest.running() {
+				out <- prometheus.MustNewConstMetric(startTime, prometheus.GaugeValue, float64(latest.StartedAt)/1e9, spec.Name, pod.Namespace, pod.Name)
+			}
+		}
+	}
+}
+
+// cadvisorCollector is /metrics/cadvisor: under cAdvisor's names, what the
+// runtime measures. The many other figures that cAdvisor reads from the kernel
+// are not there; there is no cAdvisor in this kubelet.
+type cadvisorCollector struct{ k *Kubelet }
+
+var (
+	cadvisorLabels  = []string{"container", "id", "image", "name", "namespace", "pod"}
+	cadvisorCPU     = prometheus.NewDesc("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", append(cadvisorLabels, "cpu"), nil)
+	cadvisorWorking = prometheus.NewDesc("container_memory_working_set_bytes", "Current working set in bytes.", cadvisorLabels, nil)
+	cadvisorUsage   = prometheus.NewDesc("container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed", cadvisorLabels, nil)
+	cadvisorRSS     = prometheus.NewDesc("container_memory_rss", "Size of RSS in bytes.", cadvisorLabels, nil)
+	cadvisorFs      = prometheus.NewDesc("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", cadvisorLabels, nil)
+)
+
+func (cadvisorCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{cadvisorCPU, cadvisorWorking, cadvisorUsage, cadvisorRSS, cadvisorFs} {
+		out <- d
+	}
+}
+
+func (c cadvisorCollector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // the interface has no context
+	defer cancel()
+	stats, err := c.k.containerUsage(ctx)
+	if err != nil {
+		c.k.log.Warn("usage of the containers", "err", message(err))
+		return
+	}
+	for _, s := range stats {
+		l := s.GetAttributes().GetLabels()
+		if l[labelPodUID] == "" {
+			continue
+		}
+		id, image := s.GetAttributes().GetId(), ""
+		if w := c.k.worker(types.UID(l[labelPodUID])); w != nil {
+			pod, _, _ := w.view()
+			if spec := findContainer(pod, l[labelContainerName]); spec != nil {
+				image = spec.Image
+			}
+		}
+		labels := []string{l[labelContainerName], "/" + id, image, id, l[labelPodNamespace], l[labelPodName]}
+		gauge := func(d *prometheus.Desc, v *runtimeapi.UInt64Value) {
+			if v != nil {
+				out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v.Value), labels...)
+			}
+		}
+		out <- prometheus.MustNewConstMetric(cadvisorCPU, prometheus.CounterValue,
+			float64(s.GetCpu().GetUsageCoreNanoSeconds().GetValue())/1e9, append(labels, "total")...)
+		gauge(cadvisorWorking, s.GetMemory().GetWorkingSetBytes())
+		gauge(cadvisorUsage, s.GetMemory().GetUsageBytes())
+		gauge(cadvisorRSS, s.GetMemory().GetRssBytes())
+		gauge(cadvisorFs, s.GetWritableLayer().GetUsedBytes())
 	}
 }

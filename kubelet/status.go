@@ -250,7 +250,11 @@ func pendingInits(pod *corev1.Pod, statuses []corev1.ContainerStatus) []string {
 // Upstream: kubernetes@v1.36 pkg/kubelet/kubelet_pods.go getPhase.
 func podPhase(pod *corev1.Pod, status corev1.PodStatus, initialized, terminal bool) corev1.PodPhase {
 	var running, waiting, succeeded, failed int
+	restarting := false
 	for _, s := range status.ContainerStatuses {
+		if c := findContainer(pod, s.Name); c != nil && s.State.Terminated != nil {
+			restarting = restarting || restarts(pod, c, s.State.Terminated.ExitCode)
+		}
 		switch {
 		case s.State.Running != nil:
 			running++
@@ -260,6 +264,7 @@ func podPhase(pod *corev1.Pod, status corev1.PodStatus, initialized, terminal bo
 			failed++
 		case s.LastTerminationState.Terminated != nil: // between two lives
 			failed++
+			restarting = true
 		default:
 			waiting++
 		}
@@ -276,7 +281,6 @@ func podPhase(pod *corev1.Pod, status corev1.PodStatus, initialized, terminal bo
 			return corev1.PodPending
 		}
 	}
-	policy := pod.Spec.RestartPolicy
 	switch {
 	case terminal && failed+waiting+running == 0 && succeeded > 0:
 		return corev1.PodSucceeded
@@ -288,7 +292,7 @@ func podPhase(pod *corev1.Pod, status corev1.PodStatus, initialized, terminal bo
 		return corev1.PodRunning
 	case succeeded+failed == 0:
 		return corev1.PodPending
-	case policy == corev1.RestartPolicyOnFailure && failed > 0, policy == corev1.RestartPolicyAlways, policy == "":
+	case restarting:
 		return corev1.PodRunning
 	case failed > 0:
 		return corev1.PodFailed

@@ -32,8 +32,10 @@ const (
 // child is one of the programs that PID 1 keeps running.
 type child struct {
 	name string
-	args []string
+	args func() []string // asked again at each start
 }
+
+func always(args ...string) func() []string { return func() []string { return args } }
 
 // supervise starts containerd, gives it the images, then starts the CRI server
 // and the kubelet, and restarts whatever ends until ctx does. Everything else
@@ -55,7 +57,7 @@ func supervise(ctx context.Context, s *Spec) error {
 	start := func(c child) { group.Go(func() error { return keepRunning(ctx, log, reaper, c) }) }
 
 	phase("starting containerd")
-	start(child{"containerd", []string{ToolsDir + "/bin/containerd", "--config", "/etc/containerd/config.toml"}})
+	start(child{"containerd", always(ToolsDir+"/bin/containerd", "--config", "/etc/containerd/config.toml")})
 	if err := awaitSocket(ctx, ContainerdSocket); err != nil {
 		return err
 	}
@@ -73,14 +75,14 @@ func supervise(ctx context.Context, s *Spec) error {
 	}
 	if !s.ContainerdCRI() {
 		phase("starting cri")
-		start(child{"cri", []string{ToolsDir + "/bin/tinykube", "cri", "--listen", s.RuntimeEndpoint,
-			"--containerd", ContainerdSocket, "--pause-image", s.PauseImage}})
+		start(child{"cri", always(ToolsDir+"/bin/tinykube", "cri", "--listen", s.RuntimeEndpoint,
+			"--containerd", ContainerdSocket, "--pause-image", s.PauseImage)})
 		if err := awaitSocket(ctx, strings.TrimPrefix(s.RuntimeEndpoint, "unix://")); err != nil {
 			return err
 		}
 	}
 	phase("starting kubelet")
-	start(child{"kubelet", s.kubelet()})
+	start(child{"kubelet", s.kubelet})
 	// The kubelet has enough to do by now; the other images come meanwhile.
 	phase("importing images")
 	if err := images.run(ctx); err != nil {
@@ -90,9 +92,16 @@ func supervise(ctx context.Context, s *Spec) error {
 	return group.Wait()
 }
 
+// otherKubelet is a program that runs in the place of our kubelet if somebody
+// puts it there: on a real machine one would edit the systemd unit.
+const otherKubelet = "/var/lib/tinykube/bin/kubelet"
+
 func (s *Spec) kubelet() []string {
 	args := []string{ToolsDir + "/bin/tinykube", "kubelet", "--config=/var/lib/kubelet/config.yaml",
 		"--kubeconfig=/etc/kubernetes/kubelet.conf", "--node-ip=" + s.Address.Addr().String(), "--hostname-override=" + s.Name}
+	if info, err := os.Stat(otherKubelet); err == nil && info.Mode()&0o111 != 0 {
+		return append([]string{otherKubelet}, args[2:]...) // the rest is only ours
+	}
 	if s.CPU != "" {
 		args = append(args, "--node-cpu="+s.CPU)
 	}
@@ -140,7 +149,7 @@ func (c child) start(reaper *reaper) (<-chan syscall.WaitStatus, error) {
 		return nil, err
 	}
 	defer null.Close()
-	return reaper.start(c.args, &os.ProcAttr{Dir: "/", Env: os.Environ(), Files: []*os.File{null, out, out}})
+	return reaper.start(c.args(), &os.ProcAttr{Dir: "/", Env: os.Environ(), Files: []*os.File{null, out, out}})
 }
 
 // openLog opens a log for appending; one that has grown too long becomes

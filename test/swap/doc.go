@@ -1,11 +1,12 @@
 // Package swap puts real Kubernetes programs in the place of ours and watches
 // what happens: a real kube-scheduler against our API server, decided against
 // our own plugins pod by pod; a real kubectl through its verbs; a real
-// kube-apiserver over what ours stored, and ours over what that one stored.
+// kube-apiserver over what ours stored, and ours over what that one stored; a
+// real kubelet on a node of ours.
 //
 // The folder controllers does the same to the controller manager.
 //
 // The programs are given by path, in $KUBE_SCHEDULER, $KUBE_CONTROLLER_MANAGER,
-// $KUBECTL and $KUBE_APISERVER, by `make smoke-swap`, which runs the tests of those that are
+// $KUBECTL, $KUBE_APISERVER and $KUBELET, by `make smoke-swap`, which runs the tests of those that are
 // given; a test whose program is not given fails and says what is missing.
 package swap
