@@ -191,7 +191,7 @@ func findDevices(cfg *runtimeapi.ContainerConfig) ([]specs.LinuxDevice, error) {
 
 // readHostFacts is asked for once, when the server starts.
 func readHostFacts(cgroupDriver string) (hostFacts, error) {
-	facts := hostFacts{SystemdCgroup: cgroupDriver == "systemd", CgroupV2: isCgroupV2()}
+	facts := hostFacts{SystemdCgroup: cgroupDriver == "systemd", CgroupV2: isCgroupV2(), NoHugetlb: !hasHugetlb()}
 	var err error
 	if facts.Capabilities, err = cap.Current(); err != nil {
 		return facts, err
@@ -204,6 +204,15 @@ func readHostFacts(cgroupDriver string) (hostFacts, error) {
 	facts.Swap = facts.CgroupV2 || noSwap == nil
 	facts.OOMScoreAdj, err = strconv.Atoi(strings.TrimSpace(string(score)))
 	return facts, err
+}
+
+// hasHugetlb tells whether huge pages are counted, in either hierarchy.
+func hasHugetlb() bool {
+	if _, err := os.Stat("/sys/fs/cgroup/hugetlb"); err == nil {
+		return true
+	}
+	controllers, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil && slices.Contains(strings.Fields(string(controllers)), "hugetlb")
 }
 
 // isCgroupV2 tells whether the unified hierarchy is the one in charge.

@@ -42,6 +42,9 @@ type podFiles struct {
 type hostFacts struct {
 	CgroupV2      bool
 	SystemdCgroup bool
+	// NoHugetlb says that the kernel counts no huge pages, so none can be
+	// limited. A kubelet sends a limit of 0 for each size all the same.
+	NoHugetlb bool
 	// Capabilities are our own: a container cannot have more.
 	Capabilities []string
 	// OOMScoreAdj is our own. Without CAP_SYS_RESOURCE it cannot be undercut,
@@ -347,6 +350,9 @@ func linuxResources(r *runtimeapi.LinuxContainerResources, host hostFacts) *spec
 		Unified: r.GetUnified(),
 	}
 	for _, limit := range r.GetHugepageLimits() {
+		if host.NoHugetlb {
+			break
+		}
 		resources.HugepageLimits = append(resources.HugepageLimits,
 			specs.LinuxHugepageLimit{Pagesize: limit.GetPageSize(), Limit: limit.GetLimit()})
 	}
