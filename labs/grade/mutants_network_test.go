@@ -12,7 +12,8 @@ const (
 // networkMutants are those of the labs about the network.
 var networkMutants = []mutant{
 	{"18", "never finds one", hostLocal, "if ok || err != nil {\n\t\t\treturn ip, err", "if ok && false || err != nil {\n\t\t\treturn ip, err", "gets an address"},
-	{"18", "takes what somebody has", hostLocal, "if ok || err != nil {\n\t\t\treturn ip, err", "if ok || true {\n\t\t\treturn ip, err", "two addresses"},
+	{"18", "takes the first, whoever has it", hostLocal, "for ip := range set.after(store.lastReserved(index)) {\n\t\tok, err := store.reserve(owner, index, ip)\n\t\tif ok ||",
+		"for ip := range set.after(netip.Addr{}) {\n\t\t_, err := store.reserve(owner, index, ip)\n\t\tif true ||", "two addresses"},
 	{"18", "forgets who has one already", hostLocal, "for _, ip := range owned {\n\t\tif set", "for _, ip := range owned[:0] {\n\t\tif set", "repeated"},
 	{"18", "begins with the first every time", hostLocal, "set.after(store.lastReserved(index))", "set.after(netip.Addr{})", "rests"},
 	{"18", "does not go around", hostLocal, "\t\tok, err := store.reserve(owner, index, ip)\n\t\tif ok",
@@ -46,7 +47,7 @@ var networkMutants = []mutant{
 	{"20", "knows no way in from outside", portFile, "if p.IsExternal() {\n\t\tr.renderExternal", "if false {\n\t\tr.renderExternal", "NodePort"},
 	{"20", "forgets the health check", portFile, "if p.HealthCheckNodePort != 0 {", "if false {", "how many endpoints"},
 	{"20", "draws with the same chance every time", portFile, "1/float64(left)", "1/float64(len(endpoints))", "one in n"},
-	{"20", "leaves the last one to chance", portFile, "left := len(endpoints) - i;", "left := len(endpoints) - i + 1;", "one in n"},
+	{"20", "leaves the last one to chance", portFile, "left := len(endpoints) - i;", "left := len(endpoints) - i + 1;", "gets to the endpoint"},
 	{"20", "does not ask who was there", portFile, "if p.AffinitySeconds > 0 {\n\t\tfor _, e", "if false {\n\t\tfor _, e", "is recognised"},
 	{"20", "asks always", portFile, "if p.AffinitySeconds > 0 {\n\t\tfor _, e", "if true {\n\t\tfor _, e", "does not ask for it"},
 	{"20", "never writes down", portFile, `"-m recent --name " + chain + " --set"`, `""`, "writes down"},

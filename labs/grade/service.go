@@ -167,6 +167,9 @@ func fairly(ctx context.Context, b *bench) error {
 		}
 		chance, left := map[string]float64{}, 1.0
 		for _, rule := range toEndpoint.FindAllStringSubmatch(rules, -1) {
+			if strings.Contains(rule[2], "-m recent") {
+				continue // about clients that were here; this one is new
+			}
 			taken := left
 			if lot := probability.FindStringSubmatch(rule[2]); lot != nil {
 				p, _ := strconv.ParseFloat(lot[1], 64)
