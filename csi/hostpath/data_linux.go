@@ -3,6 +3,7 @@ package hostpath
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -51,9 +52,9 @@ func growFile(path string, size int64) error {
 		return file.Truncate(max(size, before.Size()))
 	}
 	if err != nil { // what it reserved before it failed goes back
-		err = errors.Join(err, file.Truncate(before.Size()))
+		return errors.Join(fmt.Errorf("reserve %d bytes: %w", size, err), file.Truncate(before.Size()))
 	}
-	return err
+	return nil
 }
 
 // copyData copies a volume or a snapshot: a file, or a directory with everything in it.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // mountFlags are the mount options that a bind mount can have of its own; they come from a StorageClass's mountOptions.
@@ -76,7 +78,7 @@ func unbind(source, target string) error {
 			return err
 		}
 		if same, err := sameFile(source, target); err != nil || !same {
-			return errors.Join(err, fmt.Errorf("something else is mounted at %s", target))
+			return errors.Join(err, status.Errorf(codes.FailedPrecondition, "something else is mounted at %s", target))
 		}
 		if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != nil {
 			return fmt.Errorf("unmount %s: %w", target, err)

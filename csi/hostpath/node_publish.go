@@ -170,6 +170,8 @@ func checkEmpty(path string, info fs.FileInfo, block bool) error {
 
 // publish records, then mounts: what is killed in between leaves a record, by which NodeUnpublishVolume knows what to
 // look for.
+//
+// Invariant: a target path is recorded for one volume at most, so that undoing one never meets another's mount.
 func (d *Driver) publish(volume Volume, publication Publication, source, target string, attributes unix.MountAttr) error {
 	recorded := volume
 	recorded.Published = maps.Clone(volume.Published)
@@ -177,10 +179,19 @@ func (d *Driver) publish(volume Volume, publication Publication, source, target 
 		recorded.Published = map[string]Publication{}
 	}
 	recorded.Published[target] = publication
-	if err := d.state.put(recorded); err != nil {
+	err := d.state.update(func(r records) error {
+		for _, other := range r.Volumes {
+			if _, taken := other.Published[target]; taken && other.ID != volume.ID {
+				return status.Errorf(codes.FailedPrecondition, "target path %s is volume %q's", target, other.ID)
+			}
+		}
+		r.Volumes[volume.ID] = recorded
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	err := makeTarget(target, volume.Block)
+	err = makeTarget(target, volume.Block)
 	if err == nil {
 		err = bind(source, target, attributes)
 	}
