@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -71,8 +72,12 @@ func (c *approver) reconcile(ctx context.Context, name string) (time.Duration, e
 		}
 	}
 	c.Log.Debug("Not allowed to have this certificate", "key", name)
-	return 0, nil // rights may come later: the next resync asks again
+	// Rights may come later: asked again when it has waited twice as long.
+	return min(max(time.Since(csr.CreationTimestamp.Time), askAgainSoonest), askAgainLatest), nil
 }
+
+// When a request that was not allowed is looked at again.
+const askAgainSoonest, askAgainLatest = time.Second, 10 * time.Minute
 
 func (c *approver) approve(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, request *x509.CertificateRequest, message string) error {
 	updated := csr.DeepCopy()
@@ -110,15 +115,7 @@ func decided(csr *certificatesv1.CertificateSigningRequest) bool {
 }
 
 func has(csr *certificatesv1.CertificateSigningRequest, kind certificatesv1.RequestConditionType) bool {
-	return conditionTime(csr, kind) != nil
-}
-
-// conditionTime is when a condition was set, or nil.
-func conditionTime(csr *certificatesv1.CertificateSigningRequest, kind certificatesv1.RequestConditionType) *time.Time {
-	for i := range csr.Status.Conditions {
-		if c := &csr.Status.Conditions[i]; c.Type == kind && c.Status == corev1.ConditionTrue {
-			return &c.LastUpdateTime.Time
-		}
-	}
-	return nil
+	return slices.ContainsFunc(csr.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool {
+		return c.Type == kind && c.Status == corev1.ConditionTrue
+	})
 }

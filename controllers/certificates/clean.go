@@ -38,30 +38,39 @@ func (c *cleaner) reconcile(ctx context.Context, name string) (time.Duration, er
 	if !ok || csr.DeletionTimestamp != nil {
 		return 0, nil
 	}
-	if left := time.Until(goesAt(csr)); left > 0 {
-		return left, nil
+	at, ok := goesAt(csr)
+	if left := time.Until(at); !ok || left > 0 {
+		return max(left, 0), nil
 	}
 	return 0, c.requests.Delete(ctx, csr, metav1.DeleteOptions{})
 }
 
-// goesAt is when a request has served its purpose.
-func goesAt(csr *certificatesv1.CertificateSigningRequest) time.Time {
-	at := csr.CreationTimestamp.Add(keepPending)
-	sooner := func(t time.Time) {
-		if t.Before(at) {
-			at = t
+// goesAt is when a request has served its purpose; false means that nothing
+// says so.
+func goesAt(csr *certificatesv1.CertificateSigningRequest) (at time.Time, ok bool) {
+	sooner := func(since time.Time, keep time.Duration) {
+		if t := since.Add(keep); !since.IsZero() && (!ok || t.Before(at)) {
+			at, ok = t, true
 		}
 	}
-	for _, kind := range []certificatesv1.RequestConditionType{certificatesv1.CertificateDenied, certificatesv1.CertificateFailed, certificatesv1.CertificateApproved} {
-		issued := kind != certificatesv1.CertificateApproved || len(csr.Status.Certificate) > 0
-		if since := conditionTime(csr, kind); since != nil && !since.IsZero() && issued {
-			sooner(since.Add(keepAnswered))
+	if len(csr.Status.Conditions) == 0 {
+		sooner(csr.CreationTimestamp.Time, keepPending)
+	}
+	issued := len(csr.Status.Certificate) > 0
+	for _, c := range csr.Status.Conditions {
+		switch {
+		case c.Type == certificatesv1.CertificateApproved && !issued:
+			sooner(c.LastUpdateTime.Time, keepPending)
+		case c.Type == certificatesv1.CertificateApproved:
+			sooner(c.LastUpdateTime.Time, keepAnswered)
+			if block, _ := pem.Decode(csr.Status.Certificate); block != nil {
+				if certificate, err := x509.ParseCertificate(block.Bytes); err == nil {
+					sooner(certificate.NotAfter, 0)
+				}
+			}
+		case c.Type == certificatesv1.CertificateDenied, c.Type == certificatesv1.CertificateFailed:
+			sooner(c.LastUpdateTime.Time, keepAnswered)
 		}
 	}
-	if block, _ := pem.Decode(csr.Status.Certificate); block != nil {
-		if certificate, err := x509.ParseCertificate(block.Bytes); err == nil {
-			sooner(certificate.NotAfter)
-		}
-	}
-	return at
+	return at, ok
 }

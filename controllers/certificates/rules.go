@@ -45,10 +45,9 @@ func apiClient(_ *x509.CertificateRequest, usages []certificatesv1.KeyUsage) err
 }
 
 func kubeletClient(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
-	if err := isNode(r); err != nil {
-		return err
-	}
 	switch {
+	case !ofNodes(r):
+		return errNotOfNodes
 	case len(r.DNSNames) > 0:
 		return errors.New("DNS subjectAltNames are not allowed")
 	case len(r.EmailAddresses) > 0:
@@ -57,15 +56,16 @@ func kubeletClient(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage)
 		return errors.New("IP subjectAltNames are not allowed")
 	case len(r.URIs) > 0:
 		return errors.New("URI subjectAltNames are not allowed")
+	case !isNode(r):
+		return errNotNode
 	}
 	return exactly(usages, certificatesv1.UsageClientAuth)
 }
 
 func kubeletServing(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
-	if err := isNode(r); err != nil {
-		return err
-	}
 	switch {
+	case !ofNodes(r):
+		return errNotOfNodes
 	case len(r.DNSNames) == 0 && len(r.IPAddresses) == 0:
 		return errors.New("DNS or IP subjectAltName is required")
 	case len(r.EmailAddresses) > 0:
@@ -73,30 +73,36 @@ func kubeletServing(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage
 	case len(r.URIs) > 0:
 		return errors.New("URI subjectAltNames are not allowed")
 	}
-	return exactly(usages, certificatesv1.UsageServerAuth)
-}
-
-func isNode(r *x509.CertificateRequest) error {
-	if !slices.Equal(r.Subject.Organization, []string{"system:nodes"}) {
-		return errors.New("subject organization is not system:nodes")
+	if err := exactly(usages, certificatesv1.UsageServerAuth); err != nil {
+		return err
 	}
-	if !strings.HasPrefix(r.Subject.CommonName, "system:node:") {
-		return errors.New("subject common name does not begin with system:node:")
+	if !isNode(r) {
+		return errNotNode
 	}
 	return nil
+}
+
+var (
+	errNotOfNodes = errors.New("subject organization is not system:nodes")
+	errNotNode    = errors.New("subject common name does not begin with system:node:")
+)
+
+func ofNodes(r *x509.CertificateRequest) bool {
+	return slices.Equal(r.Subject.Organization, []string{"system:nodes"})
+}
+
+func isNode(r *x509.CertificateRequest) bool {
+	return strings.HasPrefix(r.Subject.CommonName, "system:node:")
 }
 
 // exactly wants digital signature and one other usage. Key encipherment may be
 // there, which only RSA keys can do.
 func exactly(usages []certificatesv1.KeyUsage, auth certificatesv1.KeyUsage) error {
-	want := []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, auth}
-	for _, usage := range usages {
-		if usage != certificatesv1.UsageKeyEncipherment && !slices.Contains(want, usage) {
-			return fmt.Errorf("usages did not match %v", want)
-		}
+	all := []certificatesv1.KeyUsage{auth, certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment}
+	if slices.Contains(usages, auth) && slices.Contains(usages, certificatesv1.UsageDigitalSignature) &&
+		!slices.ContainsFunc(usages, func(u certificatesv1.KeyUsage) bool { return !slices.Contains(all, u) }) {
+		return nil
 	}
-	if slices.ContainsFunc(want, func(u certificatesv1.KeyUsage) bool { return !slices.Contains(usages, u) }) {
-		return fmt.Errorf("usages did not match %v", want)
-	}
-	return nil
+	slices.Sort(all)
+	return fmt.Errorf("usages did not match %v", all)
 }

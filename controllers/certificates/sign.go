@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -112,12 +113,17 @@ func (c *signer) sign(ca CA, request *x509.CertificateRequest, spec *certificate
 	if template.NotAfter.After(issuer.NotAfter) {
 		template.NotAfter = issuer.NotAfter // nothing outlives its CA
 	}
+	if !template.NotBefore.Before(issuer.NotAfter) || !now.Before(issuer.NotAfter) {
+		return nil, fmt.Errorf("the signer has expired: NotAfter=%v", issuer.NotAfter)
+	}
 	for _, usage := range spec.Usages {
 		template.KeyUsage |= keyUsages[usage]
 		if extended, ok := extendedUsages[usage]; ok {
 			template.ExtKeyUsage = append(template.ExtKeyUsage, extended)
 		}
 	}
+	slices.Sort(template.ExtKeyUsage)
+	template.ExtKeyUsage = slices.Compact(template.ExtKeyUsage)
 	der, err := x509.CreateCertificate(rand.Reader, template, issuer, request.PublicKey, pair.PrivateKey.(crypto.Signer))
 	if err != nil {
 		return nil, err
@@ -129,6 +135,7 @@ var keyUsages = map[certificatesv1.KeyUsage]x509.KeyUsage{
 	certificatesv1.UsageSigning: x509.KeyUsageDigitalSignature, certificatesv1.UsageDigitalSignature: x509.KeyUsageDigitalSignature,
 	certificatesv1.UsageContentCommitment: x509.KeyUsageContentCommitment, certificatesv1.UsageKeyEncipherment: x509.KeyUsageKeyEncipherment,
 	certificatesv1.UsageKeyAgreement: x509.KeyUsageKeyAgreement, certificatesv1.UsageDataEncipherment: x509.KeyUsageDataEncipherment,
+	certificatesv1.UsageCertSign: x509.KeyUsageCertSign, certificatesv1.UsageCRLSign: x509.KeyUsageCRLSign,
 	certificatesv1.UsageEncipherOnly: x509.KeyUsageEncipherOnly, certificatesv1.UsageDecipherOnly: x509.KeyUsageDecipherOnly,
 }
 
@@ -136,5 +143,7 @@ var extendedUsages = map[certificatesv1.KeyUsage]x509.ExtKeyUsage{
 	certificatesv1.UsageAny: x509.ExtKeyUsageAny, certificatesv1.UsageServerAuth: x509.ExtKeyUsageServerAuth,
 	certificatesv1.UsageClientAuth: x509.ExtKeyUsageClientAuth, certificatesv1.UsageCodeSigning: x509.ExtKeyUsageCodeSigning,
 	certificatesv1.UsageEmailProtection: x509.ExtKeyUsageEmailProtection, certificatesv1.UsageSMIME: x509.ExtKeyUsageEmailProtection,
-	certificatesv1.UsageTimestamping: x509.ExtKeyUsageTimeStamping, certificatesv1.UsageOCSPSigning: x509.ExtKeyUsageOCSPSigning,
+	certificatesv1.UsageIPsecEndSystem: x509.ExtKeyUsageIPSECEndSystem, certificatesv1.UsageIPsecTunnel: x509.ExtKeyUsageIPSECTunnel,
+	certificatesv1.UsageIPsecUser: x509.ExtKeyUsageIPSECUser, certificatesv1.UsageMicrosoftSGC: x509.ExtKeyUsageMicrosoftServerGatedCrypto,
+	certificatesv1.UsageNetscapeSGC: x509.ExtKeyUsageNetscapeServerGatedCrypto, certificatesv1.UsageTimestamping: x509.ExtKeyUsageTimeStamping, certificatesv1.UsageOCSPSigning: x509.ExtKeyUsageOCSPSigning,
 }

@@ -17,6 +17,8 @@ type plan struct {
 	// rollout says that this was a step of a rollout, whose progress counts
 	// against the deadline; scaling and pausing are not.
 	rollout bool
+	// failure says why create did not come to be, once that has been tried.
+	failure string
 }
 
 // sets are the ReplicaSets of a Deployment: working copies, oldest first.

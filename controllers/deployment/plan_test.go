@@ -420,3 +420,25 @@ func TestNewReplicaSetInherits(t *testing.T) {
 		t.Error("a counted collision must change the name")
 	}
 }
+
+// A ReplicaSet that the server does not let in is what stands in the way.
+func TestNotCreated(t *testing.T) {
+	w := newWorld(deployment(3, "1", "0"))
+	p := makePlan(w.d, nil)
+	p.failure = "Failed to create new replica set"
+	for range 2 { // and it stays, however long it takes
+		w.d.Status, _ = makeStatus(w.d, nil, p, w.now)
+		c := conditionOf(w.d.Status.Conditions, appsv1.DeploymentProgressing)
+		if c == nil || c.Status != corev1.ConditionFalse || c.Reason != "ReplicaSetCreateError" || c.Message != p.failure || !c.LastUpdateTime.Time.Equal(epoch) {
+			t.Fatalf("%+v", c)
+		}
+		w.now = w.now.Add(time.Hour)
+	}
+	w.d.Spec.ProgressDeadlineSeconds = nil
+	if status, _ := makeStatus(w.d, nil, makePlan(w.d, nil), w.now); conditionOf(status.Conditions, appsv1.DeploymentProgressing) != nil {
+		t.Error("who wants no deadline is told of progress")
+	}
+	if name := setName(strings.Repeat("d", 253), "hash"); len(name) != 253 || !strings.HasSuffix(name, "d-hash") {
+		t.Errorf("the name has %d letters: %s", len(name), name)
+	}
+}

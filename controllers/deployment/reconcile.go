@@ -55,7 +55,7 @@ func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		return 0, err
 	}
 	p := makePlan(d, owned)
-	failure := c.apply(ctx, d, p, owned)
+	failure := c.apply(ctx, d, &p, owned)
 	if errors.Is(failure, errCollision) {
 		return 0, c.countCollision(ctx, d)
 	}
@@ -65,9 +65,9 @@ func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	return again, errors.Join(failure, c.updateStatus(ctx, d, owned, status))
 }
 
-func (c *controller) apply(ctx context.Context, d *appsv1.Deployment, p plan, owned []*appsv1.ReplicaSet) error {
+func (c *controller) apply(ctx context.Context, d *appsv1.Deployment, p *plan, owned []*appsv1.ReplicaSet) (err error) {
 	if p.create != nil {
-		if err := c.createReplicaSet(ctx, d, p.create); err != nil {
+		if p.failure, err = c.createReplicaSet(ctx, d, p.create); err != nil {
 			return err
 		}
 	}
@@ -89,26 +89,28 @@ func (c *controller) apply(ctx context.Context, d *appsv1.Deployment, p plan, ow
 // errCollision says that the name we want is another ReplicaSet's.
 var errCollision = errors.New("hash collision")
 
-func (c *controller) createReplicaSet(ctx context.Context, d *appsv1.Deployment, rs *appsv1.ReplicaSet) error {
-	_, err := c.replicaSets.Create(ctx, rs)
-	if err == nil {
+// createReplicaSet returns, beside the error, what the Deployment should tell of it.
+func (c *controller) createReplicaSet(ctx context.Context, d *appsv1.Deployment, rs *appsv1.ReplicaSet) (failure string, err error) {
+	_, err = c.replicaSets.Create(ctx, rs)
+	switch {
+	case err == nil:
 		c.sayScaled(d, rs.Name, 0, size(rs))
-		return nil
-	}
-	if !apierrors.IsAlreadyExists(err) {
-		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			c.Events.Event(d, corev1.EventTypeWarning, "ReplicaSetCreateError", "Failed to create new replica set %q: %v", rs.Name, err)
-		}
-		return fmt.Errorf("create ReplicaSet %s: %w", rs.Name, err)
+		return "", nil
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return "", err
+	case !apierrors.IsAlreadyExists(err):
+		failure = fmt.Sprintf("Failed to create new replica set %q: %v", rs.Name, err)
+		c.Events.Event(d, corev1.EventTypeWarning, reasonNotCreated, "%s", failure)
+		return failure, fmt.Errorf("create ReplicaSet %s: %w", rs.Name, err)
 	}
 	there, err := c.replicaSets.Live(ctx, rs.Namespace, rs.Name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if metav1.IsControlledBy(there, d) && sameTemplate(&there.Spec.Template, &d.Spec.Template) {
-		return fmt.Errorf("ReplicaSet %s exists but is not in the cache yet", rs.Name)
+		return "", fmt.Errorf("ReplicaSet %s exists but is not in the cache yet", rs.Name)
 	}
-	return errCollision
+	return "", errCollision
 }
 
 // countCollision makes the next hash another one.

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"tinykube/client"
 	"tinykube/controllers/harness"
@@ -45,7 +46,7 @@ func newReplicaSet(d *appsv1.Deployment, old []*appsv1.ReplicaSet, replicas int3
 	selector.MatchLabels = withLabel(selector.MatchLabels, hash)
 	rs := &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: d.Namespace, Name: d.Name + "-" + hash, Labels: maps.Clone(template.Labels),
+			Namespace: d.Namespace, Name: setName(d.Name, hash), Labels: maps.Clone(template.Labels),
 			OwnerReferences: []metav1.OwnerReference{harness.ControllerRef(d, client.Deployments.GVK())},
 		},
 		Spec: appsv1.ReplicaSetSpec{
@@ -55,6 +56,11 @@ func newReplicaSet(d *appsv1.Deployment, old []*appsv1.ReplicaSet, replicas int3
 	annotateNew(d, rs, nextRevision(old), false)
 	resizeAndAnnotate(d, rs, replicas)
 	return rs
+}
+
+// setName leaves room for the hash where a Deployment's name has none.
+func setName(deployment, hash string) string {
+	return deployment[:min(len(deployment), validation.DNS1123SubdomainMaxLength-1-len(hash))] + "-" + hash
 }
 
 func withLabel(labels map[string]string, hash string) map[string]string {

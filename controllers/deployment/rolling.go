@@ -114,10 +114,13 @@ func scaleInProportion(d *appsv1.Deployment, active []*appsv1.ReplicaSet) {
 	sizes, left := make([]int32, len(active)), add
 	for i, rs := range active {
 		share := share(d, rs)
-		if add > 0 {
-			share = max(0, min(share, left))
-		} else {
-			share = min(0, max(share, left))
+		switch {
+		case left == 0:
+			share = 0
+		case add > 0:
+			share = min(share, left)
+		default:
+			share = max(share, left)
 		}
 		sizes[i] = size(rs) + share
 		left -= share
@@ -136,8 +139,11 @@ func share(d *appsv1.Deployment, rs *appsv1.ReplicaSet) int32 {
 		return -size(rs)
 	}
 	before, ok := annotatedNumber(rs, maxReplicasAnnotation)
-	if !ok || before == 0 {
-		before = max(1, d.Status.Replicas)
+	if !ok || before == 0 { // somebody took the note away
+		before = d.Status.Replicas
+	}
+	if before == 0 {
+		return 0
 	}
 	after := float64(*d.Spec.Replicas + maxSurge(d))
 	return int32(math.Round(float64(size(rs))*after/float64(before))) - size(rs)

@@ -3,6 +3,7 @@ package deployment
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -12,13 +13,15 @@ import (
 
 // Reasons of the condition Progressing.
 const (
-	reasonCreated   = "NewReplicaSetCreated"
-	reasonFound     = "FoundNewReplicaSet"
-	reasonUpdated   = "ReplicaSetUpdated"
-	reasonAvailable = "NewReplicaSetAvailable"
-	reasonTimedOut  = "ProgressDeadlineExceeded"
-	reasonPaused    = "DeploymentPaused"
-	reasonResumed   = "DeploymentResumed"
+	reasonCreated = "NewReplicaSetCreated"
+	// reasonNotCreated is also that of an event.
+	reasonNotCreated = "ReplicaSetCreateError"
+	reasonFound      = "FoundNewReplicaSet"
+	reasonUpdated    = "ReplicaSetUpdated"
+	reasonAvailable  = "NewReplicaSetAvailable"
+	reasonTimedOut   = "ProgressDeadlineExceeded"
+	reasonPaused     = "DeploymentPaused"
+	reasonResumed    = "DeploymentResumed"
 )
 
 // count adds up what the ReplicaSets report.
@@ -62,7 +65,14 @@ func makeStatus(d *appsv1.Deployment, owned []*appsv1.ReplicaSet, p plan, now ti
 		status.Conditions = append(status.Conditions, *failure)
 	}
 	setAvailable(d, &status, conditions)
+	if p.rollout && !hasDeadline(d) { // who wants no deadline is told of no progress
+		status.Conditions = slices.DeleteFunc(status.Conditions, func(c appsv1.DeploymentCondition) bool { return c.Type == appsv1.DeploymentProgressing })
+	}
 	if d.DeletionTimestamp != nil || !hasDeadline(d) {
+		return status, 0
+	}
+	if p.failure != "" {
+		conditions.set(appsv1.DeploymentProgressing, corev1.ConditionFalse, reasonNotCreated, p.failure)
 		return status, 0
 	}
 	if newSet := sortSets(d, owned).new; newSet != nil && p.create != nil {

@@ -3,6 +3,7 @@ package disruption
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -51,6 +52,9 @@ func Register(m *harness.Manager) {
 				keys = append(keys, concerned(pod)...)
 			}
 		}
+		if new != nil && old != new {
+			c.warnOfSeveral(new, concerned(new))
+		}
 		return keys
 	})
 	watchScale(c, loop, c.deployments)
@@ -60,6 +64,17 @@ func Register(m *harness.Manager) {
 
 	stale := harness.NewLoop(s, 1, c.clearStale)
 	harness.WatchSelf(stale, c.pods)
+}
+
+// warnOfSeveral tells that a pod cannot be evicted: the eviction API serves
+// pods of one budget only.
+func (c *controller) warnOfSeveral(pod *corev1.Pod, budgets []string) {
+	if len(budgets) < 2 {
+		return
+	}
+	_, first := client.SplitKey(slices.Min(budgets))
+	c.Events.Event(pod, corev1.EventTypeWarning, "MultiplePodDisruptionBudgets",
+		"Pod %q/%q matches multiple PodDisruptionBudgets.  Chose %q arbitrarily.", pod.Namespace, pod.Name, first)
 }
 
 // watchScale looks at a namespace's budgets when one of its workloads is
@@ -94,8 +109,13 @@ func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if statusErr := c.updateStatus(ctx, b, failed.Status); statusErr != nil {
 		return 0, statusErr
 	}
-	return 0, err
+	c.Log.Warn("Cannot count, nobody may be disrupted", "key", key, "err", err)
+	return retry, nil
 }
+
+// retry is how soon a budget that could not be counted is looked at again,
+// though nothing we watch has changed.
+const retry = time.Minute
 
 func (c *controller) sync(ctx context.Context, b *policyv1.PodDisruptionBudget) (time.Duration, error) {
 	selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)

@@ -2,12 +2,14 @@ package disruption
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"tinykube/client"
 	"tinykube/controllers/harness"
@@ -17,8 +19,9 @@ import (
 // Deployment's. The kinds that nearly all pods belong to are in our caches;
 // any other is asked for its scale. An empty uid means that there is none.
 func (c *controller) sizeOf(ctx context.Context, namespace string, ref *metav1.OwnerReference) (uid string, size int32, err error) {
-	switch ref.Kind {
-	case "ReplicaSet":
+	group, _, _ := strings.Cut(ref.APIVersion, "/")
+	switch group + "/" + ref.Kind {
+	case "apps/ReplicaSet":
 		rs, ok := c.replicaSets.Get(namespace, ref.Name)
 		if !ok || rs.UID != ref.UID {
 			return "", 0, nil
@@ -31,12 +34,12 @@ func (c *controller) sizeOf(ctx context.Context, namespace string, ref *metav1.O
 			return string(d.UID), *d.Spec.Replicas, nil
 		}
 		return "", 0, nil
-	case "StatefulSet":
+	case "apps/StatefulSet":
 		if set, ok := c.statefulSets.Get(namespace, ref.Name); ok && set.UID == ref.UID {
 			return string(set.UID), *set.Spec.Replicas, nil
 		}
 		return "", 0, nil
-	case "ReplicationController":
+	case "v1/ReplicationController":
 		if rc, ok := c.replicationControllers.Get(namespace, ref.Name); ok && rc.UID == ref.UID {
 			return string(rc.UID), *rc.Spec.Replicas, nil
 		}
@@ -51,14 +54,22 @@ func (c *controller) askScale(ctx context.Context, namespace string, ref *metav1
 	if err != nil {
 		return "", 0, err
 	}
-	group, _, _ := strings.Cut(ref.APIVersion, "/")
+	group := ""
+	if gv, err := schema.ParseGroupVersion(ref.APIVersion); err == nil {
+		group = gv.Group
+	}
 	for _, r := range resources {
-		if r.Kind != ref.Kind || r.Group != group || strings.Contains(r.Plural, "/") {
+		if r.Kind != ref.Kind || r.Group != group {
 			continue
 		}
 		scale := &autoscalingv1.Scale{}
 		path := client.For(c.Client, r.Metadata()).Path(namespace, ref.Name, "scale")
 		err := c.Client.DoInto(ctx, client.Request{Method: http.MethodGet, Path: path}, nil, scale)
+		if apierrors.IsNotFound(err) {
+			if _, err := client.For(c.Client, r.Metadata()).Get(ctx, namespace, ref.Name); err == nil {
+				return "", 0, fmt.Errorf("%s does not implement the scale subresource", r.GroupResource())
+			}
+		}
 		if apierrors.IsNotFound(err) || err == nil && scale.UID != ref.UID {
 			return "", 0, nil
 		}

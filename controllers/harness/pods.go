@@ -70,20 +70,41 @@ func SetPodCondition(pod *corev1.Pod, c corev1.PodCondition) {
 	*have = c
 }
 
-// PatchPodStatus writes one condition, and the phase unless it is empty. It is
-// a patch, so that it does not quarrel with the kubelet about the rest.
+// PatchPodStatus writes one condition, and the phase, unless they are empty. It
+// is a patch, so that it does not quarrel with the kubelet about the rest.
 func PatchPodStatus(ctx context.Context, pods *Store[*corev1.Pod], pod *corev1.Pod, c corev1.PodCondition, phase corev1.PodPhase) (*corev1.Pod, error) {
 	changed := pod.DeepCopy()
-	SetPodCondition(changed, c)
-	status := map[string]any{"conditions": []*corev1.PodCondition{PodCondition(changed, c.Type)}}
+	if c.Type == corev1.DisruptionTarget { // the Ready that others write keeps theirs
+		c.ObservedGeneration = pod.Generation
+	}
+	status := map[string]any{}
+	if c.Type != "" {
+		SetPodCondition(changed, c)
+		status["conditions"] = []map[string]any{conditionPatch(PodCondition(changed, c.Type))}
+	}
 	if phase != "" {
-		status["phase"] = phase
+		status["phase"], status["observedGeneration"] = phase, pod.Generation
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
 	if err != nil {
 		return nil, err
 	}
 	return pods.Patch(ctx, pod.Namespace, pod.Name, types.StrategicMergePatchType, patch, "status")
+}
+
+// conditionPatch is a condition in which what is empty is null: left out, the
+// words of what was there before would stay.
+func conditionPatch(c *corev1.PodCondition) map[string]any {
+	orNull := func(s string) any {
+		if s == "" {
+			return nil
+		}
+		return s
+	}
+	return map[string]any{
+		"type": c.Type, "status": c.Status, "lastTransitionTime": c.LastTransitionTime, "observedGeneration": c.ObservedGeneration,
+		"reason": orNull(c.Reason), "message": orNull(c.Message),
+	}
 }
 
 // IsReady says whether a pod's Ready condition is True.

@@ -70,7 +70,7 @@ func Register(m *harness.Manager, cfg Config) {
 
 func (c *controller) reconcile(ctx context.Context, name string) (time.Duration, error) {
 	node, ok := c.nodes.Get("", name)
-	if !ok || node.Spec.PodCIDR != "" || len(node.Spec.PodCIDRs) > 0 {
+	if !ok || node.DeletionTimestamp != nil || node.Spec.PodCIDR != "" || len(node.Spec.PodCIDRs) > 0 {
 		return 0, nil
 	}
 	taken := append([]netip.Prefix(nil), c.cfg.Reserved...)

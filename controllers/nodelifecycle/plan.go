@@ -1,6 +1,7 @@
 package nodelifecycle
 
 import (
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -169,6 +170,39 @@ func makeTaints(node *corev1.Node, choice evictionChoice, now metav1.Time) []cor
 		taints = append(taints, corev1.Taint{Key: id.key, Effect: id.effect, TimeAdded: &now})
 	}
 	return taints
+}
+
+// sinceFirst lets a node that was not ready and falls silent, or the other way
+// round, keep the time from which its pods' tolerations count: they have been
+// on a failing node since then.
+//
+// Upstream: kubernetes/kubernetes pkg/controller/tainteviction processPodOnNode, which keeps its appointment
+func sinceFirst(taints, had []corev1.Taint) []corev1.Taint {
+	for _, old := range had {
+		for i, t := range taints {
+			if t.Effect == corev1.TaintEffectNoExecute && old.Effect == t.Effect && managed(t) && managed(old) {
+				taints[i].TimeAdded = old.TimeAdded
+			}
+		}
+	}
+	return taints
+}
+
+// oldLabels returns a node's labels with those of before Kubernetes 1.14 that
+// selectors out there still use.
+//
+// Upstream: kubernetes/kubernetes pkg/controller/nodelifecycle reconcileNodeLabels
+func oldLabels(node *corev1.Node) (labels map[string]string, changed bool) {
+	labels = node.Labels
+	for old, name := range map[string]string{"beta.kubernetes.io/os": corev1.LabelOSStable, "beta.kubernetes.io/arch": corev1.LabelArchStable} {
+		if value, ok := node.Labels[name]; ok && node.Labels[old] != value {
+			if !changed {
+				labels, changed = maps.Clone(node.Labels), true
+			}
+			labels[old] = value
+		}
+	}
+	return labels, changed
 }
 
 // needsEviction says whether a NoExecute taint is deserved and none is there

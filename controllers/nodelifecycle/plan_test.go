@@ -86,6 +86,35 @@ func TestGivenUpOnce(t *testing.T) {
 	}
 }
 
+// From not ready to silent the key changes, but not since when pods are on a
+// failing node.
+func TestSinceFirst(t *testing.T) {
+	n, before := node("n", "Ready Unknown"), metav1.NewTime(now.Add(-time.Minute))
+	n.Spec.Taints = []corev1.Taint{
+		{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoExecute, TimeAdded: &before},
+		{Key: "mine", Effect: corev1.TaintEffectNoExecute},
+	}
+	for _, taint := range sinceFirst(makeTaints(n, evict, now), n.Spec.Taints) {
+		want := map[string]*metav1.Time{"mine": nil, corev1.TaintNodeUnreachable + "NoExecute": &before, corev1.TaintNodeUnreachable + "NoSchedule": &now}
+		if at := want[taint.Key+string(taint.Effect)]; !at.Equal(taint.TimeAdded) {
+			t.Errorf("%s since %v, want %v", taint.ToString(), taint.TimeAdded, at)
+		}
+	}
+}
+
+func TestOldLabels(t *testing.T) {
+	n := node("n")
+	n.Labels = map[string]string{"kubernetes.io/os": "linux", "beta.kubernetes.io/arch": "arm", "kubernetes.io/arch": "amd64"}
+	labels, changed := oldLabels(n)
+	if !changed || labels["beta.kubernetes.io/os"] != "linux" || labels["beta.kubernetes.io/arch"] != "amd64" || n.Labels["beta.kubernetes.io/os"] != "" {
+		t.Errorf("%v from %v", labels, n.Labels)
+	}
+	n.Labels = labels
+	if _, changed := oldLabels(n); changed {
+		t.Error("labels that are right change")
+	}
+}
+
 func TestCordonIsATaint(t *testing.T) {
 	n := node("n", "Ready True")
 	n.Spec.Unschedulable = true
@@ -182,5 +211,10 @@ func TestZones(t *testing.T) {
 		if test.ready == 0 && choice != spare {
 			t.Errorf("%s: choice %v, want spare", test.name, choice)
 		}
+	}
+	excluded := node("excluded", "Ready True")
+	excluded.Labels = map[string]string{excludeDisruption: ""}
+	if _, choice := evictions(append(cluster(0, 3), excluded), time.Minute); choice != spare {
+		t.Errorf("a node that does not count keeps the zone alive: choice %v", choice)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"tinykube/client"
 	"tinykube/controllers/harness"
@@ -27,10 +28,11 @@ type controller struct {
 	leases *harness.Store[*coordinationv1.Lease]
 	pods   *harness.Store[*corev1.Pod]
 
-	mu sync.Mutex // guards seen
+	mu sync.Mutex // guards seen, uids
 	// seen is our memory of heartbeats. It cannot be anywhere else: it is
 	// about our clock, and it is only ever wrong towards patience.
 	seen map[string]observation
+	uids map[string]types.UID // of the nodes in seen, to speak of them when they are gone
 }
 
 // Register adds the controller to a manager.
@@ -42,7 +44,7 @@ func Register(m *harness.Manager, cfg Config) {
 		nodes:  harness.StoreOf(s, client.Nodes),
 		leases: harness.StoreOf(s, client.Leases),
 		pods:   harness.StoreOf(s, client.Pods),
-		seen:   map[string]observation{},
+		seen:   map[string]observation{}, uids: map[string]types.UID{},
 	}
 	loop := harness.NewLoop(s, workers, c.reconcile)
 	harness.WatchSelf(loop, c.nodes)
@@ -81,7 +83,7 @@ func (c *controller) reconcile(ctx context.Context, name string) (time.Duration,
 			return 0, err
 		}
 	}
-	if err := c.taint(ctx, node, now); err != nil {
+	if err := c.mark(ctx, node, now); err != nil {
 		return 0, err
 	}
 	if isSilent(node) {
@@ -105,17 +107,27 @@ func (c *controller) observe(node *corev1.Node, now time.Time) observation {
 	defer c.mu.Unlock()
 	was, known := c.seen[node.Name]
 	if !known {
-		c.Events.Event(node, corev1.EventTypeNormal, "RegisteredNode", "Node %s event: Registered Node %s in Controller", node.Name, node.Name)
+		c.event(node.Name, node.UID, "RegisteredNode", "Node %s event: Registered Node %s in Controller", node.Name, node.Name)
 	}
 	is := was.observe(h, now)
-	c.seen[node.Name] = is
+	c.seen[node.Name], c.uids[node.Name] = is, node.UID
 	return is
 }
 
 func (c *controller) forget(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if uid, known := c.uids[name]; known {
+		c.event(name, uid, "RemovingNode", "Node %s event: Removing Node %s from Controller", name, name)
+	}
 	delete(c.seen, name)
+	delete(c.uids, name)
+}
+
+// event tells of a node, which may be gone.
+func (c *controller) event(name string, uid types.UID, reason, format string, args ...any) {
+	ref := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: uid}
+	c.Events.EventRef(ref, corev1.EventTypeNormal, reason, format, args...)
 }
 
 func (c *controller) markSilent(ctx context.Context, node *corev1.Node, now metav1.Time) (*corev1.Node, error) {
@@ -131,22 +143,24 @@ func (c *controller) markSilent(ctx context.Context, node *corev1.Node, now meta
 	}
 	c.Log.Info("Node has fallen silent", "node", node.Name)
 	if isReady(node) {
-		c.Events.Event(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+		c.event(node.Name, node.UID, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
 	}
 	return updated, nil
 }
 
-func (c *controller) taint(ctx context.Context, node *corev1.Node, now time.Time) error {
+// mark writes what a node's own fields ask for: its taints and its old labels.
+func (c *controller) mark(ctx context.Context, node *corev1.Node, now time.Time) error {
 	taints := makeTaints(node, c.zones.choose(node, c.nodes.List, now), metav1.NewTime(now))
-	if equality.Semantic.DeepEqual(taints, node.Spec.Taints) {
+	labels, relabelled := oldLabels(node)
+	if !relabelled && equality.Semantic.DeepEqual(taints, node.Spec.Taints) {
 		return nil
 	}
 	updated := node.DeepCopy()
-	updated.Spec.Taints = taints
+	updated.Labels, updated.Spec.Taints = labels, sinceFirst(taints, node.Spec.Taints)
 	if _, err := c.nodes.Update(ctx, updated); err != nil {
-		return fmt.Errorf("taint node %s: %w", node.Name, err)
+		return fmt.Errorf("mark node %s: %w", node.Name, err)
 	}
-	c.Log.Info("Changed taints", "node", node.Name, "taints", describe(taints))
+	c.Log.Info("Marked node", "node", node.Name, "taints", describe(taints))
 	return nil
 }
 

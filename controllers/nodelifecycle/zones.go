@@ -54,8 +54,11 @@ func (z *zones) choose(node *corev1.Node, nodes func() []*corev1.Node, now time.
 func (z *zones) count(nodes []*corev1.Node, now time.Time) {
 	type tally struct{ ready, gone int }
 	tallies := map[string]*tally{}
-	allGone := len(nodes) > 0
+	allGone := true
 	for _, node := range nodes {
+		if _, excluded := node.Labels[excludeDisruption]; excluded {
+			continue
+		}
 		t := tallies[zoneOf(node)]
 		if t == nil {
 			t = &tally{}
@@ -68,7 +71,7 @@ func (z *zones) count(nodes []*corev1.Node, now time.Time) {
 			t.gone++
 		}
 	}
-	z.counted, z.noneLeft = now, allGone
+	z.counted, z.noneLeft = now, allGone && len(tallies) > 0
 	for zone, t := range tallies {
 		if z.limiters[zone] == nil {
 			z.limiters[zone] = rate.NewLimiter(rate.Limit(z.cfg.EvictionRate), 1)
@@ -94,8 +97,20 @@ func (z *zones) rate(ready, gone int) rate.Limit {
 	}
 }
 
+// excludeDisruption marks nodes that say nothing about their zone's health.
+const excludeDisruption = "node.kubernetes.io/exclude-disruption"
+
+// zoneOf names a node's zone; the older labels count first.
+// Upstream: k8s.io/component-helpers node/topology GetZoneKey
 func zoneOf(node *corev1.Node) string {
-	return node.Labels[corev1.LabelTopologyRegion] + "/" + node.Labels[corev1.LabelTopologyZone]
+	label := func(older, name string) string {
+		if value, ok := node.Labels[older]; ok {
+			return value
+		}
+		return node.Labels[name]
+	}
+	return label(corev1.LabelFailureDomainBetaRegion, corev1.LabelTopologyRegion) + "/" +
+		label(corev1.LabelFailureDomainBetaZone, corev1.LabelTopologyZone)
 }
 
 func sorted(ids map[taintID]bool) []taintID {

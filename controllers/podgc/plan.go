@@ -9,12 +9,11 @@ import (
 	"tinykube/controllers/harness"
 )
 
-// removal is a pod to delete by force.
+// removal is a pod to delete by force. One that has not finished is declared
+// Failed first, so that who waits for it knows.
 type removal struct {
 	pod *corev1.Pod
-	// lost says that the pod may have been running: it is declared Failed
-	// first, so that who waits for it knows.
-	lost    bool
+	// message of the condition DisruptionTarget; none is set if it is empty.
 	message string
 }
 
@@ -29,11 +28,9 @@ func makePlan(pods []*corev1.Pod, nodes map[string]*corev1.Node, gone map[string
 		name := pod.Spec.NodeName
 		switch {
 		case name != "" && gone[name]:
-			remove = append(remove, removal{pod, true, "PodGC: node no longer exists"})
-		case pod.DeletionTimestamp != nil && name == "":
-			remove = append(remove, removal{pod, false, ""})
-		case pod.DeletionTimestamp != nil && outOfService(nodes[name]):
-			remove = append(remove, removal{pod, true, "PodGC: node out-of-service"})
+			remove = append(remove, removal{pod, "PodGC: node no longer exists"})
+		case pod.DeletionTimestamp != nil && (name == "" || outOfService(nodes[name])):
+			remove = append(remove, removal{pod: pod})
 		case harness.IsFinished(pod) && pod.DeletionTimestamp == nil:
 			finished = append(finished, pod)
 		}
@@ -41,13 +38,20 @@ func makePlan(pods []*corev1.Pod, nodes map[string]*corev1.Node, gone map[string
 	if threshold <= 0 || len(finished) <= threshold {
 		return remove
 	}
-	slices.SortFunc(finished, func(a, b *corev1.Pod) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	slices.SortFunc(finished, func(a, b *corev1.Pod) int { // evicted ones go first: nobody counts them
+		return cmp.Or(cmp.Compare(notEvicted(a), notEvicted(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
 	for _, pod := range finished[:len(finished)-threshold] {
-		remove = append(remove, removal{pod, false, ""})
+		remove = append(remove, removal{pod: pod})
 	}
 	return remove
+}
+
+func notEvicted(pod *corev1.Pod) int {
+	if pod.Status.Phase == corev1.PodFailed && pod.Status.Reason == "Evicted" {
+		return 0
+	}
+	return 1
 }
 
 // outOfService says whether someone declared that a node which is not ready is

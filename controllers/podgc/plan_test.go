@@ -35,17 +35,20 @@ func TestPlan(t *testing.T) {
 		pod("done-1", "here", corev1.PodSucceeded, false, 3),
 		pod("done-2", "here", corev1.PodFailed, false, 2),
 		pod("done-3", "here", corev1.PodSucceeded, false, 1),
+		pod("evicted", "here", corev1.PodFailed, false, 0),
 	}
+	pods[len(pods)-1].Status.Reason = "Evicted"
 	for threshold, want := range map[int]string{
-		0: "[never-placed orphan! stuck!]",
-		3: "[never-placed orphan! stuck!]",
-		2: "[done-1 never-placed orphan! stuck!]",
-		1: "[done-1 done-2 never-placed orphan! stuck!]",
+		0: "[never-placed orphan! stuck]",
+		4: "[never-placed orphan! stuck]",
+		3: "[evicted never-placed orphan! stuck]",
+		2: "[done-1 evicted never-placed orphan! stuck]",
+		1: "[done-1 done-2 evicted never-placed orphan! stuck]",
 	} {
 		var got []string
 		for _, r := range makePlan(pods, nodes, map[string]bool{"gone": true}, threshold) {
 			name := r.pod.Name
-			if r.lost {
+			if r.message != "" {
 				name += "!"
 			}
 			got = append(got, name)

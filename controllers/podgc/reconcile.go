@@ -97,10 +97,12 @@ func (c *controller) confirmGone(ctx context.Context, names []string) (map[strin
 
 func (c *controller) remove(ctx context.Context, r removal) error {
 	pod := r.pod
-	if r.lost && !harness.IsFinished(pod) {
-		failed, err := harness.PatchPodStatus(ctx, c.pods, pod, corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC", Message: r.message,
-		}, corev1.PodFailed)
+	if !harness.IsFinished(pod) {
+		var target corev1.PodCondition
+		if r.message != "" {
+			target = corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC", Message: r.message}
+		}
+		failed, err := harness.PatchPodStatus(ctx, c.pods, pod, target, corev1.PodFailed)
 		if err != nil {
 			if apierrors.IsNotFound(err) {
 				return nil

@@ -121,13 +121,22 @@ func TestRank(t *testing.T) {
 	}
 }
 
+// Of two that are ready for about as long chance decides, whoever restarted
+// more often; of two that became ready at once, that counts.
 func TestRankTreatsAgesOfOneMagnitudeAsEqual(t *testing.T) {
-	// 20 s and 80 s of readiness are both tens of seconds: restarts decide.
-	calm, nervous := pod("a", readyFor(20*time.Second)), pod("b", readyFor(80*time.Second), restarted(2))
-	pods := []*corev1.Pod{calm, nervous}
-	rank(pods, nil, now)
-	if pods[0] != nervous {
-		t.Error("the pod that restarted more often should go first")
+	for _, test := range []struct {
+		a, b  *corev1.Pod
+		first string
+	}{
+		{pod("a", readyFor(18*time.Second)), pod("b", readyFor(33*time.Second), restarted(2)), "a"},
+		{pod("a", readyFor(33*time.Second)), pod("b", readyFor(18*time.Second)), "a"},
+		{pod("a", readyFor(40*time.Second)), pod("b", readyFor(18*time.Second)), "b"},
+		{pod("a", readyFor(20*time.Second)), pod("b", readyFor(20*time.Second), restarted(2)), "b"},
+	} {
+		pods := []*corev1.Pod{test.a, test.b}
+		if rank(pods, nil, now); pods[0].Name != test.first {
+			t.Errorf("%s goes first, want %s", pods[0].Name, test.first)
+		}
 	}
 }
 

@@ -20,10 +20,10 @@ import (
 //  3. not ready, before ready
 //  4. the smaller controller.kubernetes.io/pod-deletion-cost
 //  5. on the node that has more pods doing the same work
-//  6. ready for a shorter time, by powers of ten of seconds, so that among
-//     pods of about one age chance decides and no node is singled out
-//  7. restarted more often
-//  8. younger, again by powers of ten, then by UID
+//  6. ready for a shorter time, by powers of two, so that among pods of about
+//     one age chance (their UIDs) decides and no node is singled out
+//  7. restarted more often; then, whose sidecars were
+//  8. younger, again by powers of two and then by chance
 //
 // Upstream: kubernetes/kubernetes pkg/controller ActivePodsWithRanks.Less
 func rank(pods []*corev1.Pod, perNode map[string]int, now time.Time) {
@@ -34,9 +34,10 @@ func rank(pods []*corev1.Pod, perNode map[string]int, now time.Time) {
 			falseFirst(harness.IsReady(a), harness.IsReady(b)),
 			cmp.Compare(deletionCost(a), deletionCost(b)),
 			-cmp.Compare(perNode[a.Spec.NodeName], perNode[b.Spec.NodeName]),
-			cmp.Compare(readyMagnitude(a, now), readyMagnitude(b, now)),
-			-cmp.Compare(restarts(a), restarts(b)),
-			cmp.Compare(magnitude(now.Sub(a.CreationTimestamp.Time)), magnitude(now.Sub(b.CreationTimestamp.Time))),
+			youngerFirst(a, b, readySince(a), readySince(b), now),
+			-cmp.Compare(restarts(a.Status.ContainerStatuses), restarts(b.Status.ContainerStatuses)),
+			-cmp.Compare(restarts(sidecars(a)), restarts(sidecars(b))),
+			youngerFirst(a, b, a.CreationTimestamp.Time, b.CreationTimestamp.Time, now),
 			cmp.Compare(a.UID, b.UID),
 		)
 	})
@@ -63,22 +64,44 @@ func deletionCost(pod *corev1.Pod) int32 {
 	return int32(n)
 }
 
-func readyMagnitude(pod *corev1.Pod, now time.Time) int {
+// readySince is when a pod became ready; both of two are, or none, when it is asked.
+func readySince(pod *corev1.Pod) time.Time {
 	if !harness.IsReady(pod) {
+		return time.Time{}
+	}
+	return harness.PodCondition(pod, corev1.PodReady).LastTransitionTime.Time
+}
+
+func youngerFirst(a, b *corev1.Pod, sinceA, sinceB, now time.Time) int {
+	if sinceA.Equal(sinceB) {
 		return 0
 	}
-	return magnitude(now.Sub(harness.PodCondition(pod, corev1.PodReady).LastTransitionTime.Time))
+	return cmp.Or(cmp.Compare(magnitude(now.Sub(sinceA)), magnitude(now.Sub(sinceB))), cmp.Compare(a.UID, b.UID))
 }
 
-// magnitude is the age in powers of ten of seconds: 1–9 s, 10–99 s, …
+// magnitude is the age in powers of two.
 func magnitude(age time.Duration) int {
-	return int(math.Log10(max(age.Seconds(), 1)))
+	if age <= 0 {
+		return -1
+	}
+	return int(math.Log2(float64(age)))
 }
 
-func restarts(pod *corev1.Pod) int32 {
-	var n int32
-	for _, c := range pod.Status.ContainerStatuses {
-		n = max(n, c.RestartCount)
+func restarts(containers []corev1.ContainerStatus) (most int32) {
+	for _, c := range containers {
+		most = max(most, c.RestartCount)
 	}
-	return n
+	return most
+}
+
+// sidecars are the statuses of the init containers that run on.
+func sidecars(pod *corev1.Pod) (found []corev1.ContainerStatus) {
+	for _, c := range pod.Status.InitContainerStatuses {
+		if slices.ContainsFunc(pod.Spec.InitContainers, func(i corev1.Container) bool {
+			return i.Name == c.Name && i.RestartPolicy != nil && *i.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		}) {
+			found = append(found, c)
+		}
+	}
+	return found
 }

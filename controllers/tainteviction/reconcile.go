@@ -24,14 +24,11 @@ type controller struct {
 	pods  *harness.Store[*corev1.Pod]
 
 	mu sync.Mutex // guards pending
-	// pending notes when we first saw that a pod has to leave.
+	// pending notes when we first saw that a pod has to leave later.
 	pending map[types.UID]time.Time
 }
 
 // Register adds the controller to a manager.
-//
-// Simplified: no event says that an eviction was called off, since nothing is
-// remembered of one that was only planned.
 func Register(m *harness.Manager) {
 	s := m.Scope(harness.Identity{Name: "taint-eviction-controller", Account: "node-controller", Source: "taint-eviction-controller"})
 	c := &controller{
@@ -49,7 +46,7 @@ func Register(m *harness.Manager) {
 func (c *controller) podKeys(old, new *corev1.Pod) []string {
 	switch {
 	case new == nil:
-		c.forget(old.UID)
+		c.callOff(old)
 		return nil
 	case new.Spec.NodeName == "",
 		old != nil && old != new && old.Spec.NodeName == new.Spec.NodeName && equality.Semantic.DeepEqual(old.Spec.Tolerations, new.Spec.Tolerations):
@@ -80,15 +77,22 @@ func (c *controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		return 0, nil // pod garbage collection's
 	}
 	now := time.Now()
-	leave, ok := makePlan(pod, node.Spec.Taints, c.firstSeen(pod.UID, now))
+	seen := c.firstSeen(pod.UID, now)
+	leave, ok := makePlan(pod, node.Spec.Taints, seen)
 	switch {
 	case !ok:
-		c.forget(pod.UID)
+		c.callOff(pod)
 		return 0, nil
 	case leave.After(now):
+		c.plan(pod.UID, seen)
 		return leave.Sub(now), nil
 	}
-	return 0, c.evict(ctx, pod)
+	c.forget(pod.UID) // first, or its disappearance would call it off
+	if err := c.evict(ctx, pod); err != nil {
+		c.plan(pod.UID, seen)
+		return 0, err
+	}
+	return 0, nil
 }
 
 func (c *controller) evict(ctx context.Context, pod *corev1.Pod) error {
@@ -111,18 +115,33 @@ func (c *controller) evict(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
+// firstSeen is when we planned that a pod leaves; now if we have not.
 func (c *controller) firstSeen(uid types.UID, now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if seen, ok := c.pending[uid]; ok {
 		return seen
 	}
-	c.pending[uid] = now
 	return now
 }
 
-func (c *controller) forget(uid types.UID) {
+func (c *controller) plan(uid types.UID, seen time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.pending[uid] = seen
+}
+
+func (c *controller) forget(uid types.UID) (planned bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, planned = c.pending[uid]
 	delete(c.pending, uid)
+	return planned
+}
+
+// callOff forgets that a pod has to leave, and tells if that was planned.
+func (c *controller) callOff(pod *corev1.Pod) {
+	if c.forget(pod.UID) {
+		c.Events.Event(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Cancelling deletion of Pod %s", client.Key(pod))
+	}
 }
