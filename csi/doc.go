@@ -12,5 +12,6 @@
 // A driver knows nothing of Kubernetes: no API, no pod, no claim. It answers gRPC calls on a Unix socket, each of which
 // may come twice, late, or at once with another; that is most of what writing a driver is about.
 //
-// Now there is csi/hostpath, a driver whose volumes are directories and files of the node. Start reading there.
+// csi/hostpath is a driver whose volumes are directories and files of the node, csi/sidecar what turns the API's
+// objects into calls. Start reading there.
 package csi

@@ -16,6 +16,7 @@ import (
 
 	cri "tinykube/cmd/cri/app"
 	csihostpath "tinykube/cmd/csi-hostpath/app"
+	csisidecars "tinykube/cmd/csi-sidecars/app"
 	etcd "tinykube/cmd/etcd/app"
 	etcdctl "tinykube/cmd/etcdctl/app"
 	flanneld "tinykube/cmd/flanneld/app"
@@ -33,7 +34,11 @@ import (
 // components are the programs that are useful alone.
 var components = map[string]func() *cobra.Command{
 	"cri":                     cri.NewCommand,
+	"csi-attacher":            csisidecars.NewPart("attacher"),
 	"csi-hostpath":            csihostpath.NewCommand,
+	"csi-provisioner":         csisidecars.NewPart("provisioner"),
+	"csi-resizer":             csisidecars.NewPart("resizer"),
+	"csi-sidecars":            csisidecars.NewCommand,
 	"etcd":                    etcd.NewCommand,
 	"etcdctl":                 etcdctl.NewCommand,
 	"flanneld":                flanneld.NewCommand,

@@ -61,7 +61,7 @@ func New(t testing.TB, options ...Option) *Env {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	e := &Env{Dir: dir, log: logger(t), stopServer: func() {}, stopEtcd: func() {}}
+	e := &Env{Dir: dir, log: Logger(t), stopServer: func() {}, stopEtcd: func() {}}
 	e.server = apiserver.Config{
 		BindAddress: "127.0.0.1", CertDir: filepath.Join(dir, "pki"), AnonymousAuth: true, AllowPrivileged: true,
 		AuthorizationModes: []string{"Node", "RBAC"}, EnabledAdmission: []string{"NodeRestriction"}, BootstrapToken: true,
@@ -84,8 +84,8 @@ func New(t testing.TB, options ...Option) *Env {
 	return e
 }
 
-// logger shows the server's log if TESTENV_LOG is set; it is long.
-func logger(t testing.TB) *slog.Logger {
+// Logger shows the log in the test's if TESTENV_LOG is set; it is long.
+func Logger(t testing.TB) *slog.Logger {
 	if os.Getenv("TESTENV_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}

@@ -1,0 +1,172 @@
+// Package app is the command line of csi-sidecars, and of its parts alone:
+// csi-provisioner, csi-attacher and csi-resizer, with the flags of those.
+package app
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"tinykube/api/version"
+	"tinykube/client"
+	"tinykube/csi/sidecar"
+	"tinykube/internal/flags"
+)
+
+// options are the values of the flags.
+type options struct {
+	sidecar.Config
+	kubeconfig, master, httpEndpoint string
+	election                         bool
+	electionNamespace                string
+	lease, renew, retry              time.Duration
+	logging                          *flags.Logging
+}
+
+// NewCommand runs all parts, or those that --parts names.
+func NewCommand() *cobra.Command { return newCommand("csi-sidecars") }
+
+// NewPart is the command of one part under upstream's name.
+func NewPart(part string) func() *cobra.Command {
+	return func() *cobra.Command { return newCommand("csi-"+part, part) }
+}
+
+func newCommand(name string, parts ...string) *cobra.Command {
+	o := &options{}
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: "Make, attach and enlarge a CSI driver's volumes as the Kubernetes API asks for them",
+		Args:  cobra.ArbitraryArgs, // checked below
+		// Parsed below: upstream's flags are Go's, where -csi-address is a long flag.
+		DisableFlagParsing: true,
+		SilenceUsage:       true,
+	}
+	fs := cmd.Flags()
+	o.addFlags(fs)
+	if o.Parts = parts; len(parts) == 0 {
+		fs.StringSliceVar(&o.Parts, "parts", nil, "which of provisioner, attacher and resizer run; all if empty")
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := fs.Parse(flags.TwoDashes(args)); err != nil {
+			return err
+		}
+		if help, _ := fs.GetBool("help"); help {
+			return cmd.Help()
+		}
+		if show, _ := fs.GetBool("version"); show {
+			fmt.Fprintln(cmd.OutOrStdout(), cmd.Name(), version.Git)
+			return nil
+		}
+		if fs.NArg() > 0 {
+			return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+		}
+		return o.run(flags.SignalContext(), name)
+	}
+	return cmd
+}
+
+// addFlags declares the flags of upstream's three programs.
+//
+// Upstream: external-provisioner, external-attacher, external-resizer: cmd/*/main.go
+func (o *options) addFlags(fs *pflag.FlagSet) {
+	fs.Bool("help", false, "show this help")
+	fs.Bool("version", false, "show the version")
+	fs.StringVar(&o.Address, "csi-address", "/run/csi/socket", "the driver's socket")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig; the pod's own service account if empty")
+	fs.StringVar(&o.master, "master", "", "address of the API server, overriding the kubeconfig's")
+	fs.DurationVar(&o.Timeout, "timeout", 15*time.Second, "how long a call may take before it is given up, and made again later")
+	fs.BoolVar(&o.Metadata, "extra-create-metadata", false, "tell the driver the names of claim and volume")
+	fs.StringVar(&o.DefaultFSType, "default-fstype", "", "file system of volumes whose class names none")
+	fs.StringVar(&o.httpEndpoint, "http-endpoint", "", "address on which /healthz/leader-election is served; empty for not at all")
+	fs.StringVar(&o.httpEndpoint, "metrics-address", "", "the same, as it was called before")
+	fs.BoolVar(&o.election, "leader-election", false, "let only one of several work")
+	fs.StringVar(&o.electionNamespace, "leader-election-namespace", "", "namespace of the lease; the pod's own, or default, if empty")
+	fs.DurationVar(&o.lease, "leader-election-lease-duration", 15*time.Second, "how long a lease is respected that is not renewed")
+	fs.DurationVar(&o.renew, "leader-election-renew-deadline", 10*time.Second, "how long a leader tries to renew before it gives up")
+	fs.DurationVar(&o.retry, "leader-election-retry-period", 5*time.Second, "how often it tries")
+	flags.AcceptIgnored(fs, "worker-threads", "workers", "retry-interval-start", "retry-interval-max", "kube-api-qps", "kube-api-burst", "feature-gates", "resync",
+		"reconcile-sync", "max-entries", "max-grpc-log-length", "metrics-path", "volume-name-prefix", "volume-name-uuid-length", "kube-api-capacity-qps", "kube-api-capacity-burst",
+		"capacity-poll-interval", "capacity-ownerref-level", "cloning-protection-threads", "capacity-threads", "handle-volume-inuse-error", "timeout-controller", "node-deployment-base-delay", "node-deployment-max-delay")
+	flags.AcceptIgnoredBool(fs, "strict-topology", "immediate-topology", "prevent-volume-mode-conversion", "controller-publish-readonly", "automaxprocs", "enable-pprof",
+		"capacity-for-immediate-binding", "node-deployment-immediate-binding")
+	flags.Refuse(fs, "enable-capacity", "the scheduler would be told of capacities that nobody keeps up to date")
+	flags.Refuse(fs, "node-deployment", "one provisioner on each node is not supported; run one for the cluster")
+	o.logging = flags.AddLogging(fs)
+}
+
+func (o *options) run(ctx context.Context, name string) error {
+	cfg, err := o.connect(name)
+	if err != nil {
+		return err
+	}
+	api, err := client.New(cfg)
+	if err != nil {
+		return err
+	}
+	host, _ := os.Hostname()
+	o.Election.Identity = host + "_" + string(uuid.NewUUID())
+	if o.election {
+		o.Election = client.ElectionConfig{Namespace: o.namespace(), Name: name, Identity: o.Election.Identity,
+			LeaseDuration: o.lease, RenewDeadline: o.renew, RetryPeriod: o.retry}
+	}
+	s, err := sidecar.New(o.Config, api, o.logging.Logger(name))
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.Run(ctx) })
+	if o.httpEndpoint != "" {
+		g.Go(func() error { return serveHealth(ctx, o.httpEndpoint) })
+	}
+	return g.Wait()
+}
+
+func (o *options) connect(name string) (cfg *client.Config, err error) {
+	switch {
+	case o.kubeconfig != "":
+		cfg, err = client.LoadKubeconfig(o.kubeconfig)
+	case o.master != "":
+		cfg = &client.Config{}
+	default:
+		cfg, err = client.InCluster()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("no way to the API server (use --kubeconfig): %w", err)
+	}
+	if o.master != "" {
+		cfg.Host = o.master
+	}
+	cfg.UserAgent = name + "/" + version.Git
+	return cfg, nil
+}
+
+// namespace is where the lease lies.
+func (o *options) namespace() string {
+	if o.electionNamespace != "" {
+		return o.electionNamespace
+	}
+	if raw, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace"); err == nil && len(raw) > 0 {
+		return string(raw)
+	}
+	return "default"
+}
+
+// serveHealth answers as long as the process lives: a leader that cannot renew
+// its lease ends, and nobody else waits to be asked.
+func serveHealth(ctx context.Context, address string) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz/leader-election", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	defer context.AfterFunc(ctx, func() { server.Close() })()
+	if err := server.ListenAndServe(); err != http.ErrServerClosed {
+		return fmt.Errorf("--http-endpoint %s: %w", address, err)
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+
+	"tinykube/client"
+)
+
+// Names of the parts, in upstream's words.
+const (
+	Provisioner = "provisioner"
+	Attacher    = "attacher"
+	Resizer     = "resizer"
+)
+
+// workers is how many calls of one part are under way at most.
+const workers = 10
+
+// Config says for which driver and with which parts.
+type Config struct {
+	Address string   // of the driver's socket: a path, or unix:///path
+	Parts   []string // empty for all
+	Timeout time.Duration
+	// Metadata hands names of claim and volume to CreateVolume.
+	Metadata bool
+	// DefaultFSType is for classes that do not say.
+	DefaultFSType string
+	Election      client.ElectionConfig
+}
+
+// Sidecar serves one driver.
+type Sidecar struct {
+	cfg    Config
+	api    *client.Client
+	log    *slog.Logger
+	events *client.Recorder
+	driver *driver
+
+	claims      *client.Informer[*corev1.PersistentVolumeClaim]
+	volumes     *client.Informer[*corev1.PersistentVolume]
+	classes     *client.Informer[*storagev1.StorageClass]
+	attachments *client.Informer[*storagev1.VolumeAttachment]
+	nodes       *client.Informer[*corev1.Node]
+	csiNodes    *client.Informer[*storagev1.CSINode]
+
+	ready chan struct{}
+}
+
+// New makes a Sidecar; nothing is called before Run.
+func New(cfg Config, api *client.Client, log *slog.Logger) (*Sidecar, error) {
+	for _, part := range cfg.Parts {
+		if !slices.Contains([]string{Provisioner, Attacher, Resizer}, part) {
+			return nil, fmt.Errorf("there is no part %q: %s, %s or %s", part, Provisioner, Attacher, Resizer)
+		}
+	}
+	if cfg.Timeout <= 0 {
+		return nil, errors.New("the timeout of calls must be above zero")
+	}
+	s := &Sidecar{cfg: cfg, api: api, log: log, ready: make(chan struct{})}
+	s.claims, s.volumes = informer(s, client.PersistentVolumeClaims), informer(s, client.PersistentVolumes)
+	s.classes, s.attachments = informer(s, client.StorageClasses), informer(s, client.VolumeAttachments)
+	s.nodes, s.csiNodes = informer(s, client.Nodes), informer(s, client.CSINodes)
+	return s, nil
+}
+
+// resync is how often all objects are looked at again.
+const resync = 10 * time.Minute
+
+func informer[T client.Object](s *Sidecar, kind client.Kind[T]) *client.Informer[T] {
+	return client.NewInformer(client.For(s.api, kind), client.InformerOptions[T]{Logger: s.log, Resync: resync})
+}
+
+// Ready is closed when the driver has answered and all objects are seen.
+func (s *Sidecar) Ready() <-chan struct{} { return s.ready }
+
+// Run waits for the driver and works until ctx ends.
+func (s *Sidecar) Run(ctx context.Context) error {
+	var err error
+	if s.driver, err = dial(ctx, s.cfg.Address, s.cfg.Timeout, s.log); err != nil || s.driver == nil {
+		return err
+	}
+	defer s.driver.close()
+	s.events = client.NewRecorder(s.api, s.driver.name+"_"+s.cfg.Election.Identity, "", s.log)
+	var loops []*loop
+	for part, add := range map[string]func() *loop{Provisioner: s.provisioner, Attacher: s.attacher, Resizer: s.resizer} {
+		if len(s.cfg.Parts) == 0 || slices.Contains(s.cfg.Parts, part) {
+			loops = append(loops, add())
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	var synced []<-chan struct{}
+	for _, i := range []interface {
+		Run(context.Context) error
+		Synced() <-chan struct{}
+	}{s.claims, s.volumes, s.classes, s.attachments, s.nodes, s.csiNodes} {
+		g.Go(func() error { return i.Run(ctx) })
+		synced = append(synced, i.Synced())
+	}
+	g.Go(func() error { return s.events.Run(ctx) })
+	work := func(ctx context.Context) error {
+		g, ctx := errgroup.WithContext(ctx)
+		for _, l := range loops {
+			g.Go(func() error { return l.run(ctx) })
+		}
+		return g.Wait()
+	}
+	g.Go(func() error {
+		if !client.WaitSynced(ctx, synced...) {
+			return nil
+		}
+		close(s.ready)
+		if s.cfg.Election.Name == "" {
+			return work(ctx)
+		}
+		election := s.cfg.Election
+		election.Name += "-" + strings.ReplaceAll(s.driver.name, ".", "-") // each driver has a leader of its own
+		return client.NewElector(s.api, election).Run(ctx, work)
+	})
+	return g.Wait()
+}
+
+// loop calls do for every key that is added, again with growing pauses as long
+// as it fails.
+type loop struct {
+	queue *client.Queue[string]
+	do    func(ctx context.Context, key string) error
+	log   *slog.Logger
+}
+
+func (s *Sidecar) loop(part string, do func(ctx context.Context, key string) error) *loop {
+	return &loop{client.NewQueue[string](client.QueueOptions{Base: time.Second, Max: 5 * time.Minute}), do, s.log.With("part", part)}
+}
+
+func (l *loop) run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, l.queue.ShutDown)()
+	var g errgroup.Group
+	for range workers {
+		g.Go(func() error {
+			for {
+				key, ok := l.queue.Get()
+				if !ok {
+					return nil
+				}
+				if err := l.do(ctx, key); err == nil {
+					l.queue.Forget(key)
+				} else if ctx.Err() == nil {
+					l.log.Warn("failed, will retry", "key", key, "err", err)
+					l.queue.AddRateLimited(key)
+				}
+				l.queue.Done(key)
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// secret reads the secret that a reference names; nil without one.
+func (s *Sidecar) secret(ctx context.Context, ref *corev1.SecretReference) (map[string]string, error) {
+	if ref == nil {
+		return nil, nil
+	}
+	secret, err := client.For(s.api, client.Secrets).Get(ctx, ref.Namespace, ref.Name)
+	if err != nil {
+		return nil, fmt.Errorf("secret %s/%s: %w", ref.Namespace, ref.Name, err)
+	}
+	values := map[string]string{}
+	for key, value := range secret.Data {
+		values[key] = string(value)
+	}
+	return values, nil
+}
+
+// capability says how a volume is to be used, in the driver's terms. single is
+// whether the driver tells one pod on a node from several.
+func capability(mode corev1.PersistentVolumeAccessMode, block bool, fsType string, options []string, single bool) (*csi.VolumeCapability, error) {
+	modes := map[corev1.PersistentVolumeAccessMode]csi.VolumeCapability_AccessMode_Mode{
+		corev1.ReadWriteOnce: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, corev1.ReadOnlyMany: csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY,
+		corev1.ReadWriteMany: csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER, corev1.ReadWriteOncePod: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
+	}
+	if single {
+		modes[corev1.ReadWriteOnce] = csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER
+		modes[corev1.ReadWriteOncePod] = csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
+	}
+	known, ok := modes[mode]
+	if !ok {
+		return nil, fmt.Errorf("unsupported PV access mode: %s", mode)
+	}
+	c := &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{Mode: known}}
+	if block {
+		c.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+	} else {
+		c.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: fsType, MountFlags: options}}
+	}
+	return c, nil
+}
