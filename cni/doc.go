@@ -31,4 +31,6 @@
 // and that is not built (VLANs, say) is an error, not a silence.
 //
 // Start reading at Main, then bridgeAdd. Specification: CNI 1.1 (SPEC.md).
+//
+// Book: docs/18-cni.md
 package cni

@@ -30,4 +30,6 @@
 // them a file, /run/flannel/subnet.env.
 //
 // Start reading at Flannel.Run, then makePlan. Wire format: RFC 7348.
+//
+// Book: docs/19-flannel.md
 package flannel

@@ -31,4 +31,6 @@
 // a Service address would need the rules that it is about to write.
 //
 // Start reading at NewState, then renderPort. Try: kube-proxy render -f x.yaml.
+//
+// Book: docs/20-a-service-is-a-rule.md
 package proxy

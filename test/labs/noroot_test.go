@@ -43,7 +43,7 @@ func TestWithoutRoot(t *testing.T) {
 		out, err := command.CombinedOutput()
 		return string(out), err
 	}
-	out, err := run("apiserver", "network", "hollow")
+	out, err := run("apiserver", "network", "hollow", "17")
 	t.Log("\n" + out)
 	if err != nil {
 		t.Error(err)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -101,6 +102,22 @@ func TestBadInput(t *testing.T) {
 		if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %q", args, err, want)
 		}
+	}
+}
+
+// A plan needs neither a kernel nor root.
+func TestPlan(t *testing.T) {
+	conf := write(t, "net-conf.json", `{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}`)
+	cmd := NewCommand()
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"plan", "--net-config-path", conf, "--node-name", "a", "--wire", "172.30.9.0/24",
+		"--node-file", write(t, "nodes", "a 10.244.0.0/24 172.30.9.1\nb 10.244.1.0/24 172.30.9.2\nc 10.244.2.0/24 192.0.2.2")})
+	const want = `ip route replace 10.244.1.0/24 via 172.30.9.2
+# left out: node c at 192.0.2.2 is not on this node's wire: host-gw cannot reach it
+`
+	if err := cmd.Execute(); err != nil || out.String() != want {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 }
 

@@ -104,7 +104,17 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s: %v\n%s", mode, err, out)
 		}
 	}
+	// Rules from a file, whoever wrote them.
+	rules := filepath.Join(t.TempDir(), "rules")
+	if err := os.WriteFile(rules, []byte("*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 10.96.0.80 -j DNAT --to-destination 10.244.1.5\nCOMMIT\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run("explain", "192.0.2.1", "10.96.0.80:443", "--rules", rules); err != nil || !strings.Contains(out, "=> delivered to 10.244.1.5:443, which sees the client's own address\n") {
+		t.Errorf("--rules: %v\n%s", err, out)
+	}
 	for arguments, want := range map[string]string{
+		"192.0.2.1 10.96.0.80 --rules /nowhere":   "/nowhere",
+		"192.0.2.1 10.96.0.80 --rules x -f y":     "none of the others can be",
 		"somewhere 10.96.0.80":                    "SRC: ",
 		"192.0.2.1 10.96.0.80:port":               "DST: ",
 		"192.0.2.1 10.96.0.80 --protocol icmp":    "--protocol: ",
