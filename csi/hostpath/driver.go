@@ -91,7 +91,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	}
 	defer opened.close()
 	d.state = opened
-	if err := d.state.removeOrphans(d.log); err != nil {
+	if err := d.takeBack(); err != nil {
 		return err
 	}
 	listener, err := listen(d.config.Endpoint)
@@ -118,6 +118,17 @@ func (d *Driver) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// takeBack undoes what calls left that were interrupted: data that nobody knows of, and volumes of a single pod that
+// never reached it, or have left it. Everything else the CO repeats.
+func (d *Driver) takeBack() error {
+	for id := range d.state.read().Volumes {
+		if err := d.dropUnused(id); err != nil {
+			return err
+		}
+	}
+	return d.state.removeOrphans(d.log)
 }
 
 // listen opens the endpoint: unix:///path, unix:path, a bare path, or tcp://host:port. A socket that nobody answers is

@@ -2,10 +2,15 @@
 package app
 
 import (
+	"cmp"
+	"os"
+
 	"github.com/spf13/cobra"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/cri"
 	"tinykube/internal/flags"
+	"tinykube/internal/grpccall"
 )
 
 const defaultListen = "unix:///run/tinykube/cri.sock"
@@ -42,4 +47,11 @@ func NewCommand() *cobra.Command {
 	}
 	cmd.AddCommand(newCall())
 	return cmd
+}
+
+// newCall makes the kubelet's side of the socket.
+func newCall() *cobra.Command {
+	const variable = "CONTAINER_RUNTIME_ENDPOINT" // crictl's
+	return grpccall.New(grpccall.Protocol{Name: "CRI", Server: "runtime", Example: "RunPodSandbox", Variable: variable, Endpoint: cmp.Or(os.Getenv(variable), defaultListen),
+		Services: []string{runtimeapi.RuntimeService_ServiceDesc.ServiceName, runtimeapi.ImageService_ServiceDesc.ServiceName}})
 }

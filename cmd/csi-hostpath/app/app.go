@@ -2,10 +2,13 @@
 package app
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -13,9 +16,13 @@ import (
 	"tinykube/api/version"
 	"tinykube/csi/hostpath"
 	"tinykube/internal/flags"
+	"tinykube/internal/grpccall"
 )
 
-const tebibyte = 1 << 40
+const (
+	defaultEndpoint = "unix:///tmp/csi.sock"
+	tebibyte        = 1 << 40
+)
 
 // NewCommand makes the command.
 //
@@ -28,6 +35,7 @@ func NewCommand() *cobra.Command {
 		Use:   "csi-hostpath",
 		Short: "A CSI driver whose volumes are directories and files of this node",
 		Example: `  csi-hostpath --endpoint unix:///tmp/csi.sock --nodeid $(hostname) --statedir /tmp/csi-data-dir --enable-attach
+  csi-hostpath call NodeGetInfo                                # the kubelet's and the controllers' side of it
   csi-sanity --csi.endpoint /tmp/csi.sock`,
 		Args:         cobra.ArbitraryArgs, // checked below
 		SilenceUsage: true,
@@ -63,13 +71,16 @@ func NewCommand() *cobra.Command {
 		}
 		return driver.Run(flags.SignalContext())
 	}
+	const variable = "CSI_ENDPOINT" // as in upstream's manifests
+	cmd.AddCommand(grpccall.New(grpccall.Protocol{Name: "CSI", Server: "driver", Example: "CreateVolume", Variable: variable, Endpoint: cmp.Or(os.Getenv(variable), defaultEndpoint),
+		Services: []string{csi.Identity_ServiceDesc.ServiceName, csi.Controller_ServiceDesc.ServiceName, csi.GroupController_ServiceDesc.ServiceName, csi.Node_ServiceDesc.ServiceName}}))
 	return cmd
 }
 
 func add(fs *pflag.FlagSet, cfg *hostpath.Config) {
 	fs.Bool("help", false, "show this help")
 	fs.Bool("version", false, "show the version")
-	fs.StringVar(&cfg.Endpoint, "endpoint", "unix:///tmp/csi.sock", "where to serve CSI: unix:///path or tcp://host:port")
+	fs.StringVar(&cfg.Endpoint, "endpoint", defaultEndpoint, "where to serve CSI: unix:///path or tcp://host:port")
 	fs.StringVar(&cfg.Name, "drivername", hostpath.DefaultName, "name of the driver")
 	fs.StringVar(&cfg.NodeID, "nodeid", "", "this node's name")
 	fs.StringVar(&cfg.StateDir, "statedir", "/csi-data-dir", "directory for volumes, snapshots, and what is known of them")

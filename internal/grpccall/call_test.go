@@ -1,4 +1,4 @@
-package app
+package grpccall
 
 import (
 	"bytes"
@@ -24,6 +24,7 @@ func TestCall(t *testing.T) {
 	runtimeapi.RegisterImageServiceServer(server, runtime)
 	go server.Serve(listener) // until Stop
 	defer server.Stop()
+	protocol := Protocol{Name: "CRI", Endpoint: "unix://" + socket, Services: []string{runtimeapi.RuntimeService_ServiceDesc.ServiceName, runtimeapi.ImageService_ServiceDesc.ServiceName}}
 	for _, c := range []struct {
 		method, request, want, err string
 	}{
@@ -37,13 +38,13 @@ func TestCall(t *testing.T) {
 		{method: "RunPod", request: "{}", err: "no method"},
 	} {
 		var out bytes.Buffer
-		err := call(t.Context(), "unix://"+socket, c.method, []byte(c.request), &out)
+		err := protocol.call(t.Context(), c.method, []byte(c.request), &out)
 		if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) || !strings.Contains(out.String(), c.want) {
 			t.Errorf("%s %s: %v\n%s", c.method, c.request, err, out.String())
 		}
 	}
 	var out bytes.Buffer
-	if err := listMethods(&out); err != nil || !strings.Contains(out.String(), "\n  RunPodSandbox              config runtimeHandler\n") {
+	if err := protocol.listMethods(&out); err != nil || !strings.Contains(out.String(), "\n  RunPodSandbox              config runtimeHandler\n") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }

@@ -1,4 +1,10 @@
-package app
+// Package grpccall makes commands by which a person says one sentence of a
+// protocol. They know no method: the protocol's own description says what each
+// is asked and what it answers, so this is the client's side of a socket in
+// JSON, for any server that there is.
+//
+// Start reading at New.
+package grpccall
 
 import (
 	"bytes"
@@ -7,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -18,7 +23,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/internal/flags"
 )
@@ -26,24 +30,26 @@ import (
 // maxMessageBytes is how long an answer may be, as it is for the kubelet.
 const maxMessageBytes = 16 << 20
 
-// newCall makes the command by which a person says one sentence of CRI. It
-// knows no method: the protocol's own description says what each is asked and
-// what it answers, so this is the kubelet's side of the socket in JSON, for any
-// runtime that there is.
-func newCall() *cobra.Command {
-	endpoint := os.Getenv("CONTAINER_RUNTIME_ENDPOINT") // crictl's
-	if endpoint == "" {
-		endpoint = defaultListen
-	}
+// Protocol is a set of gRPC services.
+type Protocol struct {
+	Name, Server string // "CRI", "runtime"
+	Example      string // a method
+	Services     []string
+	Endpoint     string // unless --<server>-endpoint says otherwise
+	Variable     string // of the environment, which Endpoint was taken from
+}
+
+// New makes the command "call" for a protocol.
+func New(p Protocol) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "call [METHOD [REQUEST]]",
-		Short: "Say one thing to a runtime, in JSON, and print its answer",
-		Long: `METHOD is one of CRI's: RunPodSandbox, say. Without one they are listed, each with what it asks for.
-REQUEST is JSON, {} if it is missing, or - to read it from standard input.`,
+		Short: fmt.Sprintf("Say one thing to a %s, in JSON, and print its answer", p.Server),
+		Long: fmt.Sprintf(`METHOD is one of %s's: %s, say. Without one they are listed, each with what it asks for.
+REQUEST is JSON, {} if it is missing, or - to read it from standard input.`, p.Name, p.Example),
 		Args: cobra.MaximumNArgs(2), SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return listMethods(cmd.OutOrStdout())
+				return p.listMethods(cmd.OutOrStdout())
 			}
 			request := []byte("{}")
 			if len(args) == 2 {
@@ -55,17 +61,17 @@ REQUEST is JSON, {} if it is missing, or - to read it from standard input.`,
 					return err
 				}
 			}
-			return call(flags.SignalContext(), endpoint, args[0], request, cmd.OutOrStdout())
+			return p.call(flags.SignalContext(), args[0], request, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVarP(&endpoint, "runtime-endpoint", "r", endpoint, "the runtime's socket (or $CONTAINER_RUNTIME_ENDPOINT)")
+	cmd.Flags().StringVarP(&p.Endpoint, p.Server+"-endpoint", p.Server[:1], p.Endpoint, fmt.Sprintf("the %s's socket (or $%s)", p.Server, p.Variable))
 	return cmd
 }
 
-// services are the two halves of CRI.
-func services() (out []protoreflect.ServiceDescriptor) {
-	for _, s := range []grpc.ServiceDesc{runtimeapi.RuntimeService_ServiceDesc, runtimeapi.ImageService_ServiceDesc} {
-		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(s.ServiceName))
+// services are the descriptions of the protocol's services.
+func (p Protocol) services() (out []protoreflect.ServiceDescriptor) {
+	for _, name := range p.Services {
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name))
 		if err == nil {
 			out = append(out, found.(protoreflect.ServiceDescriptor))
 		}
@@ -73,8 +79,8 @@ func services() (out []protoreflect.ServiceDescriptor) {
 	return out
 }
 
-func listMethods(out io.Writer) error {
-	for _, service := range services() {
+func (p Protocol) listMethods(out io.Writer) error {
+	for _, service := range p.services() {
 		fmt.Fprintln(out, service.Name())
 		var lines []string
 		for i := range service.Methods().Len() {
@@ -91,8 +97,8 @@ func listMethods(out io.Writer) error {
 }
 
 // call says request to method, and prints every answer; a stream has many.
-func call(ctx context.Context, endpoint, name string, request []byte, out io.Writer) error {
-	for _, service := range services() {
+func (p Protocol) call(ctx context.Context, name string, request []byte, out io.Writer) error {
+	for _, service := range p.services() {
 		method := service.Methods().ByName(protoreflect.Name(name))
 		if method == nil {
 			continue
@@ -104,7 +110,7 @@ func call(ctx context.Context, endpoint, name string, request []byte, out io.Wri
 		if err := protojson.Unmarshal(request, in); err != nil {
 			return fmt.Errorf("%s: %w", method.Input().Name(), err)
 		}
-		conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		conn, err := grpc.NewClient(target(p.Endpoint), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)))
 		if err != nil {
 			return err
@@ -120,7 +126,7 @@ func call(ctx context.Context, endpoint, name string, request []byte, out io.Wri
 		}
 		return receive(stream, method.Output(), out)
 	}
-	return fmt.Errorf("CRI has no method %q; `cri call` lists them", name)
+	return fmt.Errorf("%s has no method %q; call without one lists them", p.Name, name)
 }
 
 func receive(stream grpc.ClientStream, kind protoreflect.MessageDescriptor, out io.Writer) error {
@@ -154,4 +160,12 @@ func message(kind protoreflect.MessageDescriptor) (proto.Message, error) {
 		return nil, err
 	}
 	return found.New().Interface(), nil
+}
+
+// target is an endpoint as gRPC calls it; a bare path is a socket.
+func target(endpoint string) string {
+	if strings.HasPrefix(endpoint, "/") {
+		return "unix://" + endpoint
+	}
+	return strings.TrimPrefix(endpoint, "tcp://")
 }
