@@ -48,5 +48,5 @@
 //
 // Upstream: containerd@v2.3 internal/cri; Spec: cri-api v1, OCI runtime-spec
 // 1.2, CNI 1.1.
-// Book: docs "CRI: from sandbox to process".
+// Book: docs/12-cri-from-sandbox-to-process.md
 package cri

@@ -38,6 +38,10 @@ type logLine struct {
 }
 
 // parseLogLine reads one line, which ends in a newline.
+//
+// LAB 12 parse: a time, a stream, tags with colons between them, and then the
+// text, which may contain anything, also nothing. Whatever does not begin like
+// this is an error.
 func parseLogLine(raw []byte) (logLine, error) {
 	var line logLine
 	fields := bytes.SplitN(bytes.TrimSuffix(raw, []byte("\n")), []byte(" "), 4)

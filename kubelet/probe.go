@@ -191,10 +191,19 @@ func (p *probes) forget(uid types.UID) {
 func (p *probes) verdict(c *observedContainer) verdict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r := p.results[c.Id]
-	if r == nil { // not followed yet
-		return verdict{}
+	if r := p.results[c.Id]; r != nil {
+		return r.verdict()
 	}
+	return verdict{} // not followed yet
+}
+
+// verdict draws the conclusion from what is settled: has it started, and is
+// there a reason to end it? A probe that has not settled anything yet says
+// neither; a container without a startup probe starts as it runs.
+//
+// LAB 15 verdict: a startup probe has the first word, and its failure is as
+// final as that of liveness. Readiness is no reason to end anything.
+func (r *probeResults) verdict() verdict {
 	v := verdict{started: !r.has[startupProbe] || r.startup != nil && *r.startup}
 	switch {
 	case r.startup != nil && !*r.startup:
@@ -313,7 +322,7 @@ func (p *probes) started(id string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.results[id]
-	return r != nil && (!r.has[startupProbe] || r.startup != nil && *r.startup)
+	return r != nil && r.verdict().started
 }
 
 // settle records a changed verdict and wakes the pod's worker.
@@ -338,9 +347,12 @@ type probeCounter struct {
 	run  int32
 }
 
-// count adds one result; changed says that its threshold is reached (or held).
+// count adds one result; reached says that its threshold is reached (or held).
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/prober/worker.go doProbe.
+//
+// LAB 15 count: results count only in a row, and success has another threshold
+// than failure.
 func (c *probeCounter) count(good bool, probe *corev1.Probe) (settled, reached bool) {
 	if c.run > 0 && c.last == good {
 		c.run++

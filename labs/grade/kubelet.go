@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"tinykube/apiserver"
 	"tinykube/internal/fakecri"
 )
 
@@ -32,32 +34,54 @@ type ward struct {
 	runtime *fakecri.Runtime
 	dir     string
 	args    []string
+	port    int // of its API
 	starts  int
-	stops   atomic.Int64 // how often a sandbox was stopped
 	marks   atomic.Int64 // pods made to see that time has passed
 	*process
+
+	mu     sync.Mutex        // guards what follows
+	asked  map[string]string // by pod: who asked, in order
+	order  []string          // sandboxes made and stopped
+	births map[string][]int  // by pod: how often it had been asked when each of its lives began
 }
 
-// withKubelet starts the reader's kubelet on a runtime of ours. How a container
-// behaves is its command's first word: see programOf.
-func withKubelet(ctx context.Context, b *bench) error {
+// withKubelet starts the reader's kubelet on a runtime of ours, with nothing
+// else.
+func withKubelet(_ context.Context, b *bench) error {
+	if err := b.openWard(false); err != nil {
+		return err
+	}
+	return b.startKubelet()
+}
+
+// withCluster starts it with an API server of ours.
+func withCluster(ctx context.Context, b *bench) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := b.ourServer(ctx); err != nil {
+		return err
+	}
+	if err := b.openWard(true); err != nil {
+		return err
+	}
+	b.ward.args = append(b.ward.args, "--kubeconfig", filepath.Join(b.scratch, "pki", apiserver.AdminKubeconfig))
+	return b.startKubelet()
+}
+
+// openWard prepares the runtime and the kubelet's configuration. How a
+// container behaves is its command's first word: see programOf.
+func (b *bench) openWard(nodeAPI bool) error {
 	dir := filepath.Join(b.scratch, "node")
 	if err := os.MkdirAll(filepath.Join(dir, "manifests"), 0o755); err != nil {
 		return err
 	}
-	w := &ward{bench: b, runtime: fakecri.New(), dir: dir}
-	w.runtime.ProgramOf = programOf
-	w.runtime.Fault = func(method string) error {
-		if method == "StopPodSandbox" {
-			w.stops.Add(1)
-		}
-		return nil
-	}
+	w := &ward{bench: b, asked: map[string]string{}, births: map[string][]int{}, runtime: fakecri.New(), dir: dir}
+	w.runtime.ProgramOf = w.programOf
 	listener, err := net.Listen("unix", filepath.Join(dir, "cri.sock"))
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.UnaryInterceptor(w.note))
 	runtimeapi.RegisterRuntimeServiceServer(server, w.runtime)
 	runtimeapi.RegisterImageServiceServer(server, w.runtime)
 	ended := make(chan struct{})
@@ -69,15 +93,24 @@ func withKubelet(ctx context.Context, b *bench) error {
 		server.Stop()
 		<-ended
 	})
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	w.port = port
+	clientCA := ""
+	if nodeAPI {
+		clientCA = filepath.Join(b.scratch, "pki", "ca.crt")
+	}
 	config := fmt.Sprintf(`{"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1", "staticPodPath": %q, "podLogsDir": %q,
-"containerRuntimeEndpoint": %q, "cgroupsPerQOS": false, "enforceNodeAllocatable": [], "enableServer": %v, "address": "127.0.0.1", "healthzPort": 0, "fileCheckFrequency": "1s",
-"nodeStatusUpdateFrequency": "1s"}`, w.path("manifests"), w.path("logs"), "unix://"+w.path("cri.sock"), false)
+"containerRuntimeEndpoint": %q, "cgroupsPerQOS": false, "enforceNodeAllocatable": [], "enableServer": %v, "address": "127.0.0.1", "port": %d, "healthzPort": 0, "authentication": {"x509": {"clientCAFile": %q}}, "fileCheckFrequency": "1s"}`,
+		w.path("manifests"), w.path("logs"), "unix://"+w.path("cri.sock"), nodeAPI, port, clientCA)
 	if err := os.WriteFile(w.path("config.yaml"), []byte(config), 0o600); err != nil {
 		return err
 	}
 	w.args = []string{"--config", w.path("config.yaml"), "--root-dir", w.path("root"), "--hostname-override", nodeName, "--node-ip", "127.0.0.1"}
 	b.ward = w
-	return b.startKubelet()
+	return nil
 }
 
 func (w *ward) path(name string) string { return filepath.Join(w.dir, name) }
@@ -91,28 +124,72 @@ func (b *bench) startKubelet() (err error) {
 
 // programOf lets a container say what it is: its command is played, not run.
 //
-//	run              until it is stopped
-//	end 3            ends at once, with this exit code
-//	fail-once NAME   ends with 1 the first time, and with 0 from then on
-//	probed FILE      runs; an exec probe succeeds while FILE is there
-func programOf(config *runtimeapi.ContainerConfig) fakecri.Program {
+//	run          until it is stopped
+//	end 3        ends at once, with this exit code
+//	fail-once    ends with 1 the first time, and with 0 from then on
+//
+// What an exec probe hears is written in it: "script POD live FFS" is a failure,
+// another one, and then success for ever.
+func (w *ward) programOf(config *runtimeapi.ContainerConfig) fakecri.Program {
+	program, pod := fakecri.Program{Exec: w.answer}, config.Labels["io.kubernetes.pod.name"]
+	w.mu.Lock()
+	w.births[pod] = append(w.births[pod], len(w.asked[pod]))
+	w.mu.Unlock()
 	word, rest, _ := strings.Cut(strings.Join(config.Command, " "), " ")
 	switch word {
 	case "end":
-		code := int32(0)
-		_, _ = fmt.Sscan(rest, &code) // "end" alone ends well
-		return fakecri.Program{Runs: programRuns, ExitCode: code}
+		program.Runs = programRuns
+		_, _ = fmt.Sscan(rest, &program.ExitCode) // "end" alone ends well
 	case "fail-once":
-		return fakecri.Program{Runs: programRuns, ExitCode: map[bool]int32{true: 1}[config.Metadata.Attempt == 0]}
-	case "probed":
-		return fakecri.Program{Exec: func(_ string, command []string) (string, int32) {
-			if _, err := os.Stat(command[len(command)-1]); err != nil {
-				return "not there", 1
-			}
-			return "", 0
-		}}
+		program.Runs = programRuns
+		if config.Metadata.Attempt == 0 {
+			program.ExitCode = 1
+		}
 	}
-	return fakecri.Program{}
+	return program
+}
+
+// answer plays one attempt of an exec probe, and remembers it.
+func (w *ward) answer(_ string, command []string) (string, int32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pod, probe, script := command[1], command[2], command[3]
+	before := strings.Count(w.asked[pod], probe[:1])
+	w.asked[pod] += probe[:1]
+	if again, cycles := strings.CutSuffix(script, "*"); cycles {
+		script = again
+		before %= len(again)
+	}
+	if script[min(before, len(script)-1)] == 'F' {
+		return "no", 1
+	}
+	return "", 0
+}
+
+// note remembers in which order sandboxes are made and stopped.
+func (w *ward) note(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	w.mu.Lock()
+	switch r := request.(type) {
+	case *runtimeapi.RunPodSandboxRequest:
+		w.order = append(w.order, "run "+r.Config.Metadata.Name)
+	case *runtimeapi.StopPodSandboxRequest:
+		w.order = append(w.order, "stop "+r.PodSandboxId)
+	}
+	w.mu.Unlock()
+	return next(ctx, request)
+}
+
+// heard is who was asked about a pod so far, by the first letters: "ssslrlr".
+func (w *ward) heard(pod string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked[pod]
+}
+
+func (w *ward) born(pod string) []int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.births[pod])
 }
 
 // programRuns is how long something runs that ends.
@@ -201,8 +278,8 @@ func (p *staticPod) looked(ctx context.Context) error {
 	p.marks.Add(1)
 	mark := &staticPod{p.ward, fmt.Sprintf("mark-%d", p.marks.Load())}
 	defer os.Remove(mark.file())
-	if err := mark.write("  containers: [{name: a, image: x, command: [fail-once]}]\n"); err != nil {
+	if err := mark.write("  restartPolicy: Never\n  containers: [{name: a, image: x, command: [end]}]\n"); err != nil {
 		return err
 	}
-	return mark.lived(ctx, "a", 2, stateEnded)
+	return mark.lived(ctx, "a", 1, stateEnded)
 }

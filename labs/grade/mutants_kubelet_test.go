@@ -2,13 +2,36 @@
 
 package grade
 
-const workerFile = "kubelet/plan.go"
+const (
+	workerFile = "kubelet/plan.go"
+	probeFile  = "kubelet/probe.go"
+	logFile    = "kubelet/log.go"
+)
 
 // kubeletMutants are those of the labs about the kubelet.
 var kubeletMutants = []mutant{
-	{"13", "remembers what it has made", workerFile,
-		"func planPod(pod *corev1.Pod, seen *observedPod, verdictOf func(*observedContainer) verdict) podPlan {",
-		"var made = map[string]bool{}\n\nfunc planPod(pod *corev1.Pod, seen *observedPod, verdictOf func(*observedContainer) verdict) podPlan {\n\tif known := made[string(pod.UID)]; !known && seen.sandbox() != nil {\n\t\tmade[string(pod.UID)] = true\n\t\treturn podPlan{createSandbox: true, attempt: seen.sandbox().Metadata.GetAttempt() + 1}\n\t}",
+	{"12", "divides at every blank", logFile,
+		`bytes.SplitN(bytes.TrimSuffix(raw, []byte("\n")), []byte(" "), 4)`, `bytes.Split(bytes.TrimSuffix(raw, []byte("\n")), []byte(" "))`, "blanks and all"},
+	{"12", "takes every run of blanks for one", logFile,
+		`bytes.SplitN(bytes.TrimSuffix(raw, []byte("\n")), []byte(" "), 4)`, "bytes.Fields(raw)", "blanks and all"},
+	{"12", "ends every part like a line", logFile,
+		"if !line.partial {", "if true {", "parts of a line"},
+	{"12", "wants a text", logFile,
+		"if len(fields) < 3 {", "if len(fields) < 4 {", "an empty line"},
+	{"12", "knows one tag", logFile,
+		`slices.Contains(tags, "P")`, `tags[0] == "P" && len(tags) == 1`, "more than one tag"},
+	{"12", "looks at the first tag", logFile,
+		`slices.Contains(tags, "P")`, `tags[0] == "P"`, "more than one tag"},
+	{"12", "forgets what is less than a second", logFile,
+		"line.stream = string(fields[1])", "line.at = line.at.Truncate(time.Second)\n\tline.stream = string(fields[1])", "to the nanosecond"},
+	{"12", "takes now for the time", logFile,
+		"line.stream = string(fields[1])", "line.at = time.Now()\n\tline.stream = string(fields[1])", "since when"},
+	{"12", "does not care what time it was", logFile,
+		`return line, fmt.Errorf("timestamp of a log line: %w", err)`, "err = nil", "what is no line"},
+
+	{"13", "believes only what it has made itself", workerFile,
+		"func planPod(pod *corev1.Pod, seen *observedPod, verdictOf func(*observedContainer) verdict) podPlan {\n",
+		"var made = map[string]bool{}\n\nfunc planPod(pod *corev1.Pod, seen *observedPod, verdictOf func(*observedContainer) verdict) podPlan {\n\tif !made[pod.Name] && seen.sandbox() != nil {\n\t\tmade[pod.Name] = true\n\t\treturn podPlan{createSandbox: true, attempt: seen.sandbox().Metadata.GetAttempt() + 1}\n\t}\n\tmade[pod.Name] = true\n",
 		"starts nothing twice"},
 	{"13", "starts all at once in a new sandbox", workerFile,
 		"if len(pod.Spec.InitContainers) > 0 {", "if false {", "init containers run one after the other"},
@@ -21,9 +44,6 @@ var kubeletMutants = []mutant{
 	{"13", "never starts anything a second time", workerFile,
 		"planContainer(&plan, pod, &pod.Spec.Containers[i], seen, verdictOf)", "if seen.latest(pod.Spec.Containers[i].Name) == nil {\n\t\t\tplanContainer(&plan, pod, &pod.Spec.Containers[i], seen, verdictOf)\n\t\t}",
 		"what ends is started again"},
-	{"13", "starts the others with it", workerFile,
-		"if !initialized {\n\t\treturn plan", "if !initialized {\n\t\treturn plan\n\t}\n\tif len(seen.running()) < len(pod.Spec.Containers) {\n\t\treturn podPlan{createSandbox: true, stopPod: true, attempt: sandbox.Metadata.GetAttempt() + 1}",
-		"what ends is started again"},
 	{"13", "starts whatever does not run", workerFile,
 		"planContainer(&plan, pod, &pod.Spec.Containers[i], seen, verdictOf)", "if latest := seen.latest(pod.Spec.Containers[i].Name); latest != nil && !latest.running() {\n\t\t\tplan.start = append(plan.start, &pod.Spec.Containers[i])\n\t\t} else {\n\t\t\tplanContainer(&plan, pod, &pod.Spec.Containers[i], seen, verdictOf)\n\t\t}",
 		"shall not be restarted"},
@@ -35,9 +55,40 @@ var kubeletMutants = []mutant{
 	{"13", "counts every sandbox as the first", workerFile,
 		"plan.attempt = sandbox.Metadata.GetAttempt() + 1", "plan.attempt = 0", "when a sandbox dies"},
 	{"13", "leaves the dead one lying there", workerFile,
-		"createSandbox: true, stopPod: sandbox != nil}", "createSandbox: true}", "the dead sandbox is stopped"},
+		"createSandbox: true, stopPod: sandbox != nil}", "createSandbox: true}", "the dead sandbox is stopped:"},
 	{"13", "skips the init containers in a second sandbox", workerFile,
 		"if len(pod.Spec.InitContainers) > 0 {", "if len(pod.Spec.InitContainers) > 0 && sandbox == nil {", "the init containers run again"},
 	{"13", "starts all again in a second sandbox", workerFile,
 		"if shouldStart(pod, c, seen.latest(c.Name)) {\n\t\t\t\tplan.start", "if true {\n\t\t\t\tplan.start", "shall not run again"},
+
+	{"15", "counts results, whatever they are", probeFile,
+		"if c.run > 0 && c.last == good {", "if c.run > 0 {", "not in a row"},
+	{"15", "begins a new row each time", probeFile,
+		"c.run++\n", "c.run = 1\n", "after three failures"},
+	{"15", "wants one more", probeFile,
+		"return good, c.run >= threshold", "return good, c.run > threshold", "after three failures"},
+	{"15", "takes the first failure for enough", probeFile,
+		"threshold := probe.FailureThreshold", "threshold := int32(1)", "not in a row"},
+	{"15", "takes the first success for enough", probeFile,
+		"threshold = probe.SuccessThreshold", "threshold = 1", "two are not three"},
+	{"15", "knows one threshold", probeFile,
+		"threshold = probe.SuccessThreshold", "threshold = probe.FailureThreshold", "less than the threshold"},
+	{"15", "settles only what is good", probeFile,
+		"return good, c.run >= threshold", "return good, good && c.run >= threshold", "readiness is lost"},
+	{"15", "settles only what is bad", probeFile,
+		"return good, c.run >= threshold", "return good, !good && c.run >= threshold", "three in a row make it ready"},
+	{"15", "does not wait for the startup probe", probeFile,
+		"v := verdict{started: !r.has[startupProbe] || r.startup != nil && *r.startup}", "v := verdict{started: true}", "nobody else is asked"},
+	{"15", "wants a startup probe of everybody", probeFile,
+		"v := verdict{started: !r.has[startupProbe] || r.startup", "v := verdict{started: r.startup", "no startup probe"},
+	{"15", "takes any answer of it for a start", probeFile,
+		"r.startup != nil && *r.startup}", "r.startup != nil}", "is restarted, too"},
+	{"15", "never takes anybody for started who has one", probeFile,
+		"|| r.startup != nil && *r.startup}", "}", "asked no more"},
+	{"15", "forgives a failed start", probeFile,
+		"case r.startup != nil && !*r.startup:", "case false:", "is restarted, too"},
+	{"15", "forgives a failed life", probeFile,
+		"case r.liveness != nil && !*r.liveness:", "case false:", "after three failures"},
+	{"15", "ends who is not ready", probeFile,
+		"v.unfit = \"liveness\"\n", "v.unfit = \"liveness\"\n\tcase r.readiness != nil && !*r.readiness:\n\t\tv.unfit = \"liveness\"\n", "nothing is ever restarted"},
 }
