@@ -91,6 +91,8 @@ func (t *cgroupTree) ensureRoot(milliCPU, memory int64, log *slog.Logger) error 
 }
 
 // path is the pod's group below the root.
+//
+// LAB 16 path: Guaranteed pods have no class above them.
 func (t *cgroupTree) path(uid types.UID, class corev1.PodQOSClass) string {
 	group := "pod" + string(uid)
 	switch class {
@@ -156,15 +158,7 @@ func (t *cgroupTree) ensure(path string, r *runtimeapi.LinuxContainerResources) 
 		}
 		dirs[controller] = dir
 	}
-	values := []struct{ controller, file, value string }{
-		{"cpu", "cpu.shares", strconv.FormatInt(r.CpuShares, 10)},
-		{"cpu", "cpu.cfs_quota_us", orUnlimited(r.CpuQuota, "-1")},
-		{"memory", "memory.limit_in_bytes", orUnlimited(r.MemoryLimitInBytes, "-1")},
-	}
-	if strings.Contains(path, "/pod") {
-		values = append(values, struct{ controller, file, value string }{"pids", "pids.max", orUnlimited(t.pids, "max")})
-	}
-	for _, v := range values {
+	for _, v := range t.values(path, r) {
 		if dir := dirs[v.controller]; dir != "" {
 			if err := write(filepath.Join(dir, v.file), v.value); err != nil {
 				return err
@@ -172,6 +166,29 @@ func (t *cgroupTree) ensure(path string, r *runtimeapi.LinuxContainerResources) 
 		}
 	}
 	return nil
+}
+
+// cgroupValue is what is written into one file of a group.
+type cgroupValue struct{ controller, file, value string }
+
+// values are the resources of a group in the words of v1, or of v2.
+func (t *cgroupTree) values(path string, r *runtimeapi.LinuxContainerResources) []cgroupValue {
+	values := []cgroupValue{
+		{"cpu", "cpu.shares", strconv.FormatInt(r.CpuShares, 10)},
+		{"cpu", "cpu.cfs_quota_us", orUnlimited(r.CpuQuota, "-1")},
+		{"memory", "memory.limit_in_bytes", orUnlimited(r.MemoryLimitInBytes, "-1")},
+	}
+	if t.v2 {
+		values = []cgroupValue{
+			{"cpu", "cpu.weight", strconv.FormatInt(1+(r.CpuShares-minShares)*9999/(maxShares-minShares), 10)},
+			{"cpu", "cpu.max", orUnlimited(r.CpuQuota, "max") + " " + strconv.Itoa(quotaPeriod)},
+			{"memory", "memory.max", orUnlimited(r.MemoryLimitInBytes, "max")},
+		}
+	}
+	if strings.Contains(path, "/pod") {
+		values = append(values, cgroupValue{"pids", "pids.max", orUnlimited(t.pids, "max")})
+	}
+	return values
 }
 
 // ensureV2 also hands the controllers down, which v2 does not do by itself.
@@ -195,16 +212,8 @@ func (t *cgroupTree) ensureV2(path string, r *runtimeapi.LinuxContainerResources
 			return err
 		}
 	}
-	values := map[string]string{
-		"cpu.weight": strconv.FormatInt(1+(r.CpuShares-minShares)*9999/(maxShares-minShares), 10),
-		"cpu.max":    orUnlimited(r.CpuQuota, "max") + " " + strconv.Itoa(quotaPeriod),
-		"memory.max": orUnlimited(r.MemoryLimitInBytes, "max"),
-	}
-	if strings.Contains(path, "/pod") {
-		values["pids.max"] = orUnlimited(t.pids, "max")
-	}
-	for file, value := range values {
-		if err := write(filepath.Join(dir, file), value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, v := range t.values(path, r) {
+		if err := write(filepath.Join(dir, v.file), v.value); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -25,6 +25,9 @@ type mirrorPlan struct {
 
 // planMirrors compares the static pods with the mirrors that exist. An outdated
 // mirror is removed first; its successor is made when it is gone.
+//
+// LAB 14 mirrors: a mirror is right if there is a static pod of its name, if it
+// shows that pod's hash, and if nobody is deleting it. A name can be taken once.
 func planMirrors(static, mirrors []*corev1.Pod) mirrorPlan {
 	var plan mirrorPlan
 	existing := map[string]bool{}

@@ -48,6 +48,9 @@ func (k *Kubelet) containerResources(pod *corev1.Pod, c *corev1.Container) *runt
 
 // podResources is the same for the pod as a whole: its cgroup, which caps what
 // the containers do together. A sum exists only if every container has a limit.
+//
+// LAB 16 resources: a request is a weight, a limit a cap; what nobody has said
+// is left out. requests.Pod and podLimits have added up already.
 func podResources(pod *corev1.Pod) *runtimeapi.LinuxContainerResources {
 	request, limits := requests.Pod(pod), podLimits(pod)
 	out := &runtimeapi.LinuxContainerResources{CpuShares: cpuShares(request.Cpu().MilliValue())}

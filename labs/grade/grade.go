@@ -45,7 +45,7 @@ type suite struct {
 }
 
 var suites = map[string]suite{"01": store, "03": patch, "04": replay, "05": queue, "06": rights, "07": scores, "08": replicas, "09": taints,
-	"12": logLines, "13": worker, "15": probes,
+	"12": logLines, "13": worker, "14": mirrors, "15": probes, "16": accounts,
 	"18": addresses, "19": tunnel, "20": service}
 
 // Checks lists the checks of a lab; none if it has no exercise.

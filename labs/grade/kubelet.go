@@ -103,7 +103,7 @@ func (b *bench) openWard(nodeAPI bool) error {
 		clientCA = filepath.Join(b.scratch, "pki", "ca.crt")
 	}
 	config := fmt.Sprintf(`{"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1", "staticPodPath": %q, "podLogsDir": %q,
-"containerRuntimeEndpoint": %q, "cgroupsPerQOS": false, "enforceNodeAllocatable": [], "enableServer": %v, "address": "127.0.0.1", "port": %d, "healthzPort": 0, "authentication": {"x509": {"clientCAFile": %q}}, "fileCheckFrequency": "1s"}`,
+"containerRuntimeEndpoint": %q, "cgroupsPerQOS": false, "evictionHard": {"memory.available": "0%%", "nodefs.available": "0%%", "nodefs.inodesFree": "0%%", "imagefs.available": "0%%"}, "enforceNodeAllocatable": [], "enableServer": %v, "address": "127.0.0.1", "port": %d, "healthzPort": 0, "authentication": {"x509": {"clientCAFile": %q}}, "fileCheckFrequency": "1s"}`,
 		w.path("manifests"), w.path("logs"), "unix://"+w.path("cri.sock"), nodeAPI, port, clientCA)
 	if err := os.WriteFile(w.path("config.yaml"), []byte(config), 0o600); err != nil {
 		return err

@@ -6,6 +6,9 @@ const (
 	workerFile = "kubelet/plan.go"
 	probeFile  = "kubelet/probe.go"
 	logFile    = "kubelet/log.go"
+	mirrorFile = "kubelet/mirror.go"
+	cgroupFile = "kubelet/cgroup.go"
+	sharesFile = "kubelet/resources.go"
 )
 
 // kubeletMutants are those of the labs about the kubelet.
@@ -91,4 +94,40 @@ var kubeletMutants = []mutant{
 		"case r.liveness != nil && !*r.liveness:", "case false:", "after three failures"},
 	{"15", "ends who is not ready", probeFile,
 		"v.unfit = \"liveness\"\n", "v.unfit = \"liveness\"\n\tcase r.readiness != nil && !*r.readiness:\n\t\tv.unfit = \"liveness\"\n", "nothing is ever restarted"},
+
+	{"14", "makes none", mirrorFile,
+		"plan.create = append(plan.create, p)", "_ = p", "is shown in the API"},
+	{"14", "takes them all down each time", mirrorFile,
+		"if pod == nil || m", "if true || m", "nothing is written"},
+	{"14", "compares with the object's own number", mirrorFile,
+		"m.Annotations[annotationConfigMirror] != pod.Annotations[annotationConfigHash]", "m.UID != pod.UID", "nothing is written"},
+	{"14", "believes that who is being deleted will go", mirrorFile,
+		" || m.DeletionTimestamp != nil {", " {", "who deletes the mirror"},
+	{"14", "looks at names only, never at what they show", mirrorFile,
+		"m.Annotations[annotationConfigMirror] != pod.Annotations[annotationConfigHash] || ", "", "another file"},
+	{"14", "leaves what it does not know", mirrorFile,
+		"if pod == nil || m.Annotations", "if pod != nil && m.Annotations", "without the file"},
+	{"14", "leaves what nobody has painted for it", mirrorFile,
+		"if pod == nil || m.Annotations", "if pod == nil && len(m.OwnerReferences) > 0 && m.Annotations[annotationConfigSource] == \"\" {\n\t\t\tcontinue\n\t\t}\n\t\tif pod == nil || m.Annotations", "that never was"},
+	{"14", "takes a name for enough", mirrorFile,
+		"if !existing[client.Key(p)] {", "if !existing[p.Name] {\n\t\t\texisting[p.Name] = true", "two of one name"},
+
+	{"16", "puts every pod into a class", cgroupFile,
+		`return "kubepods/" + group`, `return "kubepods/guaranteed/" + group`, "beside the classes"},
+	{"16", "has one place for all", cgroupFile,
+		`return "kubepods/burstable/" + group`, `return "kubepods/" + group`, "as a slice"},
+	{"16", "weighs nothing", sharesFile,
+		"CpuShares: cpuShares(request.Cpu().MilliValue())}", "CpuShares: cpuShares(0)}", "request together"},
+	{"16", "weighs what it may use", sharesFile,
+		"CpuShares: cpuShares(request.Cpu().MilliValue())}", "CpuShares: cpuShares(limits.Cpu().MilliValue())}", "request together"},
+	{"16", "weighs without a floor", sharesFile,
+		"CpuShares: cpuShares(request.Cpu().MilliValue())}", "CpuShares: request.Cpu().MilliValue() * sharesPerCPU / milliPerCPU}", "without a request"},
+	{"16", "caps nobody's CPU", sharesFile,
+		"quotaPeriod, cpuQuota(cpu.MilliValue())\n\t}\n\tif memory, found", "quotaPeriod, 0*cpu.MilliValue()\n\t}\n\tif memory, found", "as its containers together"},
+	{"16", "caps at what is requested", sharesFile,
+		"if memory, found := limits[corev1.ResourceMemory]; found {", "if memory, found := request[corev1.ResourceMemory]; found {", "a request is not"},
+	{"16", "caps also who has no limit", sharesFile,
+		"request, limits := requests.Pod(pod), podLimits(pod)", "request, limits := requests.Pod(pod), requests.Limits(pod)", "the pod has none"},
+	{"16", "caps both or none", sharesFile,
+		"if memory, found := limits[corev1.ResourceMemory]; found {", "if memory, found := limits[corev1.ResourceMemory]; found && out.CpuQuota > 0 {", "the other not"},
 }

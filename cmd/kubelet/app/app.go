@@ -61,6 +61,7 @@ func NewCommand() *cobra.Command {
 	fs.StringVar(&o.nodeMemory, "node-memory", "", "memory that this node has to give (default: all that the machine has)")
 	addConfigFlags(fs)
 	addOtherFlags(fs)
+	cmd.AddCommand(newCgroups())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return o.run(flags.SignalContext(), cmd.Flags())
 	}
