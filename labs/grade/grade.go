@@ -12,6 +12,10 @@
 //
 // The wire keeps back answers, or what watches say.
 //
+//	DIR ──go build──▶ kube-proxy, flanneld, a CNI plugin ──what they print──▶ checks
+//
+// These decide without touching anything, so no root and no kernel is needed.
+//
 // A check is worth points only if it fails on a tree with nothing written, and
 // it should fail on at least one plausible mistake: the tests hold it to both.
 // A check that stands on another one is not tried without it, so that one
