@@ -2,6 +2,7 @@ package nstest
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -56,13 +57,21 @@ func (p *Process) Stop() error {
 	return p.Cmd.Wait()
 }
 
-// Eventually waits until ok answers true, at most ten seconds.
+// patienceVariable lengthens what Eventually waits on a slow machine, for
+// example a virtual one: TINYKUBE_PATIENCE=5m.
+const patienceVariable = "TINYKUBE_PATIENCE"
+
+// Eventually waits until ok answers true, at most half a minute.
 func Eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	patience := 30 * time.Second
+	if longer, err := time.ParseDuration(os.Getenv(patienceVariable)); err == nil {
+		patience = longer
+	}
+	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
-			tb.Fatalf("%s: not within ten seconds", what)
+			tb.Fatalf("%s: not within %s", what, patience)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

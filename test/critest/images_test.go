@@ -37,7 +37,7 @@ var mirrored = []string{"tinykube.local", "registry.k8s.io", "k8s.gcr.io", "gcr.
 
 // images says what each image of the suite holds. The same path may stand for
 // several hosts: the registry does not know by which name it was called.
-func images(t *testing.T) map[string]image.Spec {
+func images(t testing.TB) map[string]image.Spec {
 	t.Helper()
 	pause := pauseImage(t)
 	base := image.Layer(busybox(t))
@@ -90,7 +90,7 @@ func images(t *testing.T) map[string]image.Spec {
 	}
 }
 
-func pauseImage(t *testing.T) image.Spec {
+func pauseImage(t testing.TB) image.Spec {
 	t.Helper()
 	p, err := payload.Embedded()
 	must(t, err)
@@ -101,7 +101,7 @@ func pauseImage(t *testing.T) image.Spec {
 
 // busybox is the machine's own, since the suite compares what its shell and
 // commands say, word by word.
-func busybox(t *testing.T) []image.File {
+func busybox(t testing.TB) []image.File {
 	t.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {
@@ -126,7 +126,7 @@ func busybox(t *testing.T) []image.File {
 
 // serveImages fills a registry on loopback and writes the files that send both
 // runtimes there.
-func serveImages(t *testing.T) {
+func serveImages(t testing.TB) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

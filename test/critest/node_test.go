@@ -96,7 +96,7 @@ func canRaisePriority() bool {
 
 // unpack brings the payload's programs, the network's configuration and the
 // registry: what both runtimes use.
-func unpack(t *testing.T) {
+func unpack(t testing.TB) {
 	t.Helper()
 	must(t, payload.Unpack(bin, "containerd", "containerd-shim-runc-v2", "runc", "cni"))
 	must(t, os.MkdirAll("/run/cni/net.d", 0o755))
@@ -112,7 +112,7 @@ func unpack(t *testing.T) {
 
 // start runs containerd and, if it is another program, the server on top of it,
 // until the test ends.
-func (r runtimeUnderTest) start(t *testing.T) {
+func (r runtimeUnderTest) start(t testing.TB) {
 	t.Helper()
 	config, daemon := filepath.Join(t.TempDir(), "containerd.toml"), "/run/containerd-"+r.name+"/containerd.sock"
 	must(t, os.WriteFile(config, fmt.Appendf(nil, "version = 3\nroot = \"/var/lib/containerd-%s\"\nstate = %q\n%s\n[grpc]\naddress = %q\n",
@@ -129,7 +129,7 @@ func (r runtimeUnderTest) start(t *testing.T) {
 }
 
 // removePods removes what specs that failed have left.
-func (r runtimeUnderTest) removePods(t *testing.T) {
+func (r runtimeUnderTest) removePods(t testing.TB) {
 	t.Helper()
 	client := r.dial(t)
 	pods, err := client.ListPodSandbox(context.Background(), &cri.ListPodSandboxRequest{})
@@ -161,7 +161,7 @@ func (r runtimeUnderTest) dial(t testing.TB) api {
 	return client
 }
 
-func (r runtimeUnderTest) process(t *testing.T, socket, program string, arguments ...string) {
+func (r runtimeUnderTest) process(t testing.TB, socket, program string, arguments ...string) {
 	t.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(program, arguments...)
@@ -189,7 +189,7 @@ func (r runtimeUnderTest) process(t *testing.T, socket, program string, argument
 // removeGroups removes control groups that a runtime has left: one that is
 // given no parent for a pod puts it below /k8s.io. Groups with processes belong
 // to somebody else, who does the same on this machine.
-func removeGroups(t *testing.T) {
+func removeGroups(t testing.TB) {
 	for _, parent := range []string{"/sys/fs/cgroup/*/k8s.io", "/sys/fs/cgroup/k8s.io"} {
 		groups, _ := filepath.Glob(parent + "/*/")
 		for _, group := range groups {
