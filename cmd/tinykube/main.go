@@ -39,6 +39,7 @@ var components = map[string]func() *cobra.Command{
 	"csi-provisioner":         csisidecars.NewPart("provisioner"),
 	"csi-resizer":             csisidecars.NewPart("resizer"),
 	"csi-sidecars":            csisidecars.NewCommand,
+	"csi-snapshotter":         csisidecars.NewPart("snapshotter"),
 	"etcd":                    etcd.NewCommand,
 	"etcdctl":                 etcdctl.NewCommand,
 	"flanneld":                flanneld.NewCommand,

@@ -6,12 +6,13 @@
 //	VolumeAttachment                                 ControllerPublishVolume     status.attached
 //	VolumeAttachment that is being deleted           ControllerUnpublishVolume   is gone
 //	claim whose request has grown                    ControllerExpandVolume      capacity, or the node has to go on
+//	VolumeSnapshot                                   CreateSnapshot              status.readyToUse
 //
 // Who calls may die after the call and before its answer is written down. So
 // each call is such that it may come again: its name is made of the object's UID,
 // and a finalizer keeps the object until the call that undoes it has succeeded.
 //
-// Each of the three runs beside a driver, and serves that one only: whose name
+// Each of the four runs beside a driver, and serves that one only: whose name
 // it answers to it asks the driver.
 //
 // Start reading at provision.go.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"tinykube/client"
 )
@@ -22,6 +23,7 @@ const (
 	Provisioner = "provisioner"
 	Attacher    = "attacher"
 	Resizer     = "resizer"
+	Snapshotter = "snapshotter"
 )
 
 // workers is how many calls of one part are under way at most.
@@ -53,6 +55,8 @@ type Sidecar struct {
 	attachments *client.Informer[*storagev1.VolumeAttachment]
 	nodes       *client.Informer[*corev1.Node]
 	csiNodes    *client.Informer[*storagev1.CSINode]
+	// Of custom resources, which may not be there.
+	snapshots, contents, snapshotClasses *client.Informer[*unstructured.Unstructured]
 
 	ready chan struct{}
 }
@@ -60,8 +64,8 @@ type Sidecar struct {
 // New makes a Sidecar; nothing is called before Run.
 func New(cfg Config, api *client.Client, log *slog.Logger) (*Sidecar, error) {
 	for _, part := range cfg.Parts {
-		if !slices.Contains([]string{Provisioner, Attacher, Resizer}, part) {
-			return nil, fmt.Errorf("there is no part %q: %s, %s or %s", part, Provisioner, Attacher, Resizer)
+		if !slices.Contains([]string{Provisioner, Attacher, Resizer, Snapshotter}, part) {
+			return nil, fmt.Errorf("there is no part %q: %s, %s, %s or %s", part, Provisioner, Attacher, Resizer, Snapshotter)
 		}
 	}
 	if cfg.Timeout <= 0 {
@@ -71,6 +75,7 @@ func New(cfg Config, api *client.Client, log *slog.Logger) (*Sidecar, error) {
 	s.claims, s.volumes = informer(s, client.PersistentVolumeClaims), informer(s, client.PersistentVolumes)
 	s.classes, s.attachments = informer(s, client.StorageClasses), informer(s, client.VolumeAttachments)
 	s.nodes, s.csiNodes = informer(s, client.Nodes), informer(s, client.CSINodes)
+	s.snapshots, s.contents, s.snapshotClasses = informer(s, volumeSnapshots), informer(s, snapshotContent), informer(s, snapshotClasses)
 	return s, nil
 }
 
@@ -93,8 +98,8 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	defer s.driver.close()
 	s.events = client.NewRecorder(s.api, s.driver.name+"_"+s.cfg.Election.Identity, "", s.log)
 	var loops []*loop
-	for part, add := range map[string]func() *loop{Provisioner: s.provisioner, Attacher: s.attacher, Resizer: s.resizer} {
-		if len(s.cfg.Parts) == 0 || slices.Contains(s.cfg.Parts, part) {
+	for part, add := range map[string]func() *loop{Provisioner: s.provisioner, Attacher: s.attacher, Resizer: s.resizer, Snapshotter: s.snapshotter} {
+		if wanted(s.cfg.Parts, part) {
 			loops = append(loops, add())
 		}
 	}
@@ -108,6 +113,9 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		synced = append(synced, i.Synced())
 	}
 	g.Go(func() error { return s.events.Run(ctx) })
+	if wanted(s.cfg.Parts, Snapshotter) {
+		g.Go(func() error { return s.watchSnapshots(ctx) })
+	}
 	work := func(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
 		for _, l := range loops {
@@ -128,6 +136,10 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		return client.NewElector(s.api, election).Run(ctx, work)
 	})
 	return g.Wait()
+}
+
+func wanted(parts []string, part string) bool {
+	return len(parts) == 0 || slices.Contains(parts, part)
 }
 
 // loop calls do for every key that is added, again with growing pauses as long

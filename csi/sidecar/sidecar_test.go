@@ -2,7 +2,9 @@ package sidecar
 
 import (
 	"context"
+	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,6 +15,8 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
 	"tinykube/api/claims"
 	"tinykube/client"
@@ -211,4 +215,83 @@ func TestRestarts(t *testing.T) {
 	if n := w.directories(); n != 5 || len(w.volumes()) != 5 {
 		t.Errorf("%d volumes of the driver and %d objects for 5 claims", n, len(w.volumes()))
 	}
+}
+
+// definitions installs snapshots as custom resources, as their own project
+// defines them.
+func (w *world) definitions() {
+	w.t.Helper()
+	raw, err := exec.Command("go", "mod", "download", "-C", "../../test/snapshots", "-json", "github.com/kubernetes-csi/external-snapshotter/client/v8").Output()
+	var module struct{ Dir string }
+	if err != nil || json.Unmarshal(raw, &module) != nil {
+		w.t.Fatalf("the module with the definitions: %v\n%s", err, raw)
+	}
+	files, err := filepath.Glob(filepath.Join(module.Dir, "config/crd/snapshot.storage.k8s.io_*.yaml"))
+	if err != nil || len(files) != 3 {
+		w.t.Fatalf("%d definitions in %s: %v", len(files), module.Dir, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		body, err := yaml.YAMLToJSON(text)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		request := client.Request{Method: "POST", Path: "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", Body: body}
+		if err := w.api.DoInto(w.t.Context(), request, nil, nil); err != nil {
+			w.t.Fatalf("%s: %v", file, err)
+		}
+	}
+}
+
+func custom(kind client.Kind[*unstructured.Unstructured], name string, fields map[string]any) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{Object: fields}
+	u.SetGroupVersionKind(kind.GVK())
+	u.SetName(name)
+	if kind.Namespaced {
+		u.SetNamespace("default")
+	}
+	return u
+}
+
+// TestSnapshot: a snapshot is taken, a volume is made of it, it goes again.
+func TestSnapshot(t *testing.T) {
+	w := newWorld(t)
+	together(t, w.sidecar().Run)
+	make1(w, client.PersistentVolumeClaims, newClaim("data", "1Mi"))
+	w.until("the claim is bound", func() bool { return claims.Bound(w.claim("data")) })
+	w.definitions()
+	w.until("the server knows snapshots", func() bool {
+		_, err := client.For(w.api, snapshotClasses).List(t.Context(), "", metav1.ListOptions{})
+		return err == nil
+	})
+	make1(w, snapshotClasses, custom(snapshotClasses, "plain", map[string]any{"driver": driverName, "deletionPolicy": "Delete"}))
+	make1(w, volumeSnapshots, custom(volumeSnapshots, "monday", map[string]any{"spec": map[string]any{
+		"volumeSnapshotClassName": "plain", "source": map[string]any{"persistentVolumeClaimName": "data"}}}))
+	w.until("the snapshot is ready", func() bool {
+		u, err := client.For(w.api, volumeSnapshots).Get(t.Context(), "default", "monday")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := as[snapshot](u)
+		return err == nil && v.Status.ReadyToUse != nil && *v.Status.ReadyToUse && v.Status.RestoreSize != nil
+	})
+
+	group := snapshotGroup
+	restored := newClaim("restored", "1Mi")
+	restored.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "monday"}
+	make1(w, client.PersistentVolumeClaims, restored)
+	w.until("a volume is made of it", func() bool { return claims.Bound(w.claim("restored")) })
+
+	if err := client.For(w.api, volumeSnapshots).Delete(t.Context(), "default", "monday", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the snapshot is gone, and the driver's with it", func() bool {
+		snapshots, err1 := client.For(w.api, volumeSnapshots).List(t.Context(), "", metav1.ListOptions{})
+		contents, err2 := client.For(w.api, snapshotContent).List(t.Context(), "", metav1.ListOptions{})
+		left, err3 := os.ReadDir(filepath.Join(w.state, "data", "snapshots"))
+		return err1 == nil && err2 == nil && len(snapshots.Items) == 0 && len(contents.Items) == 0 && (os.IsNotExist(err3) || len(left) == 0)
+	})
 }

@@ -1,5 +1,6 @@
 // Package app is the command line of csi-sidecars, and of its parts alone:
-// csi-provisioner, csi-attacher and csi-resizer, with the flags of those.
+// csi-provisioner, csi-attacher, csi-resizer and csi-snapshotter, with the flags of
+// those.
 package app
 
 import (
@@ -51,7 +52,7 @@ func newCommand(name string, parts ...string) *cobra.Command {
 	fs := cmd.Flags()
 	o.addFlags(fs)
 	if o.Parts = parts; len(parts) == 0 {
-		fs.StringSliceVar(&o.Parts, "parts", nil, "which of provisioner, attacher and resizer run; all if empty")
+		fs.StringSliceVar(&o.Parts, "parts", nil, "which of provisioner, attacher, resizer and snapshotter run; all if empty")
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := fs.Parse(flags.TwoDashes(args)); err != nil {
