@@ -12,6 +12,8 @@ import (
 
 // ShowCgroups says, without doing anything, where a node would account for a
 // pod and what it would write there: in cgroup v1, and in v2.
+//
+// Book: docs/16-qos-limits-and-eviction.md
 func ShowCgroups(out io.Writer, pod *corev1.Pod, memoryBytes int64) error {
 	pod = pod.DeepCopy()
 	defaults.Apply(pod)
