@@ -1,8 +1,10 @@
 package flannel
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"time"
@@ -38,6 +40,9 @@ type NetConf struct {
 	EnableIPv6     bool
 	EnableNFTables bool
 	Backend        Backend
+	// For nodes that choose their subnets themselves, from etcd.
+	SubnetLen            int
+	SubnetMin, SubnetMax netip.Addr
 }
 
 // Backend says how packets travel.
@@ -102,6 +107,72 @@ func parseNetConf(data []byte) (*NetConf, error) {
 	}
 	conf.Network = conf.Network.Masked()
 	return conf, nil
+}
+
+// ParseEtcdNetConf reads a configuration that also says how nodes divide the
+// network. Where it does not, each gets a /24, or a quarter of a small network;
+// the first subnet is left out: its base address is the network's own.
+//
+// Upstream: flannel-io/flannel pkg/subnet/config.go CheckNetworkConfig
+func ParseEtcdNetConf(data []byte) (*NetConf, error) {
+	conf, err := parseNetConf(data)
+	if err != nil {
+		return nil, err
+	}
+	bits := conf.Network.Bits()
+	switch {
+	case conf.SubnetLen > 30:
+		return nil, fmt.Errorf("SubnetLen %d: must be less than /31", conf.SubnetLen)
+	case conf.SubnetLen > 0 && conf.SubnetLen < bits+2 || conf.SubnetLen < 0:
+		return nil, fmt.Errorf("SubnetLen %d: network %s must be able to hold at least four subnets", conf.SubnetLen, conf.Network)
+	case conf.SubnetLen == 0 && bits > 28:
+		return nil, fmt.Errorf("network %s is too small: /28 is the smallest of use", conf.Network)
+	case conf.SubnetLen == 0:
+		conf.SubnetLen = max(24, bits+2)
+	}
+	size := uint32(1) << (32 - conf.SubnetLen)
+	first := toNumber(conf.Network.Addr())
+	for _, end := range []struct {
+		name    string
+		address *netip.Addr
+		number  uint32
+	}{{"SubnetMin", &conf.SubnetMin, first + size}, {"SubnetMax", &conf.SubnetMax, first + 1<<(32-bits) - size}} {
+		if !end.address.IsValid() {
+			*end.address = toAddress(end.number)
+		}
+		if !conf.Network.Contains(*end.address) {
+			return nil, fmt.Errorf("%s %s is not in network %s", end.name, end.address, conf.Network)
+		}
+		if toNumber(*end.address)%size != 0 {
+			return nil, fmt.Errorf("%s %s is not the first address of a /%d", end.name, end.address, conf.SubnetLen)
+		}
+	}
+	return conf, nil
+}
+
+// Fits says whether a node may have this subnet.
+func (c *NetConf) Fits(subnet netip.Prefix) bool {
+	return subnet.Bits() == c.SubnetLen && !subnet.Addr().Less(c.SubnetMin) && !c.SubnetMax.Less(subnet.Addr())
+}
+
+// Subnets are all that a node may have, in order.
+func (c *NetConf) Subnets() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for n := uint64(toNumber(c.SubnetMin)); n <= uint64(toNumber(c.SubnetMax)); n += 1 << (32 - c.SubnetLen) {
+			if !yield(netip.PrefixFrom(toAddress(uint32(n)), c.SubnetLen)) {
+				return
+			}
+		}
+	}
+}
+
+func toNumber(ip netip.Addr) uint32 {
+	v4 := ip.As4()
+	return binary.BigEndian.Uint32(v4[:])
+}
+
+func toAddress(n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
 }
 
 // subnetEnv is the text of the file for the CNI plugin. FLANNEL_SUBNET is the

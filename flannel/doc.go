@@ -22,6 +22,9 @@
 //	flanneld ◀──watch nodes───────── everybody's spec.podCIDR and annotations
 //	         ──▶ leases ──▶ makePlan (pure) ──▶ diff with the kernel ──▶ netlink
 //
+// Without Kubernetes an etcd of flannel's own takes the Nodes' place (flannel/etcd),
+// or a plain file (FileSource).
+//
 // The plan is recomputed whenever a Node changes and every few seconds, and only
 // differences are written. So a restart disturbs no connection, and whatever
 // somebody deletes comes back. Entries that are not ours stay (see readPlan).

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,7 +80,7 @@ func (f *Flannel) Run(ctx context.Context) error {
 // join makes this node part of the network: find the wire, make the device, tell
 // the others, leave the file for the CNI plugin.
 func (f *Flannel) join(ctx context.Context) error {
-	mine, err := f.source.Mine(ctx)
+	mine, err := f.source.Mine(ctx, f.self())
 	if err != nil {
 		return err
 	}
@@ -104,6 +105,23 @@ func (f *Flannel) join(ctx context.Context) error {
 	return f.writeSubnetEnv()
 }
 
+// self is what an earlier life has left on this machine: the subnet in the file,
+// the device's MAC, and the address that others send to, if it is clear which.
+func (f *Flannel) self() Lease {
+	l := Lease{Node: f.config.NodeName, Backend: f.conf.Backend.Type, PublicIP: f.config.PublicIP}
+	if external, err := findExternal(f.config, netip.Addr{}); err == nil && !l.PublicIP.IsValid() {
+		l.PublicIP = external.address
+	}
+	l.VTEP = f.deviceMAC()
+	text, _ := os.ReadFile(f.config.SubnetFile) // none: this is the first life
+	for line := range strings.Lines(string(text)) {
+		if cidr, ok := strings.CutPrefix(strings.TrimSpace(line), "FLANNEL_SUBNET="); ok {
+			l.Subnet, _ = netip.ParsePrefix(cidr)
+		}
+	}
+	return l
+}
+
 // publish retries: the API server may be away for a while.
 func (f *Flannel) publish(ctx context.Context) error {
 	ticker := time.NewTicker(retryInterval)
@@ -111,8 +129,8 @@ func (f *Flannel) publish(ctx context.Context) error {
 	last := ""
 	for {
 		err := f.source.Publish(ctx, f.mine)
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, ErrMoved) {
+			return err
 		}
 		if err.Error() != last { // once per reason
 			last = err.Error()
@@ -158,10 +176,16 @@ func (f *Flannel) writeSubnetEnv() error {
 func (f *Flannel) loop(ctx context.Context, changed <-chan struct{}) error {
 	ticker := time.NewTicker(f.config.Resync)
 	defer ticker.Stop()
+	renew := make(<-chan time.Time)
+	if r, ok := f.source.(interface{ Renewal() time.Duration }); ok {
+		renewal := time.NewTicker(r.Renewal())
+		defer renewal.Stop()
+		renew = renewal.C
+	}
 	isReady := false
 	for {
 		err := f.reconcile(ctx)
-		if errors.Is(err, errMoved) {
+		if errors.Is(err, ErrMoved) {
 			return err
 		}
 		if err != nil && ctx.Err() == nil {
@@ -175,6 +199,10 @@ func (f *Flannel) loop(ctx context.Context, changed <-chan struct{}) error {
 			return nil
 		case <-changed:
 		case <-ticker.C:
+		case <-renew:
+			if err := f.publish(ctx); err != nil && ctx.Err() == nil {
+				return err
+			}
 		}
 	}
 }
@@ -215,9 +243,9 @@ func (f *Flannel) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// errMoved ends Run: device, rules and file are all made for another subnet. Who
+// ErrMoved ends Run: device, rules and file are all made for another subnet. Who
 // supervises us starts us again, and we join anew.
-var errMoved = errors.New("this node's subnet has changed")
+var ErrMoved = errors.New("this node's subnet has changed")
 
 // checkMine compares what the others hear about us with what is true. Somebody
 // may have deleted our Node; its kubelet makes a new one, which knows nothing of
@@ -225,7 +253,7 @@ var errMoved = errors.New("this node's subnet has changed")
 func (f *Flannel) checkMine(ctx context.Context, leases []Lease) error {
 	for _, l := range leases {
 		if l.Node == f.mine.Node && l.Subnet != f.mine.Subnet {
-			return fmt.Errorf("%w from %s to %s", errMoved, f.mine.Subnet, l.Subnet)
+			return fmt.Errorf("%w from %s to %s", ErrMoved, f.mine.Subnet, l.Subnet)
 		}
 		if l == f.mine {
 			return nil

@@ -43,7 +43,7 @@ func (s *KubeSource) annotation(name string) string { return s.Prefix + "/" + na
 const retryInterval = 250 * time.Millisecond
 
 // Mine waits for our Node to have a podCIDR.
-func (s *KubeSource) Mine(ctx context.Context) (Lease, error) {
+func (s *KubeSource) Mine(ctx context.Context, _ Lease) (Lease, error) {
 	nodes := client.For(s.Client, client.Nodes)
 	last := ""
 	ticker := time.NewTicker(retryInterval)
@@ -144,7 +144,7 @@ func (s *KubeSource) Publish(ctx context.Context, mine Lease) error {
 		return err
 	}
 	want := map[string]string{
-		s.annotation("backend-data"):        mine.backendData(s.VNI),
+		s.annotation("backend-data"):        mine.BackendData(s.VNI),
 		s.annotation("backend-type"):        mine.Backend,
 		s.annotation("public-ip"):           mine.PublicIP.String(),
 		s.annotation("kube-subnet-manager"): "true",

@@ -44,8 +44,8 @@ type Lease struct {
 type Source interface {
 	// Mine answers what is known about this node before it has told anything:
 	// its subnet, maybe an address, maybe the MAC of an earlier life. It waits
-	// until there is a subnet.
-	Mine(ctx context.Context) (Lease, error)
+	// until there is a subnet. self is what the machine knows by itself.
+	Mine(ctx context.Context, self Lease) (Lease, error)
 	// Publish tells the others.
 	Publish(ctx context.Context, mine Lease) error
 	// Watch calls changed with all leases, at first and after each change, until
@@ -59,7 +59,8 @@ type backendData struct {
 	VtepMAC string `json:"VtepMAC"`
 }
 
-func (l Lease) backendData(vni int) string {
+// BackendData is what the backend tells the others, as JSON.
+func (l Lease) BackendData(vni int) string {
 	if l.Backend != vxlanBackend {
 		return "null"
 	}
@@ -100,14 +101,14 @@ func ParseNodes(text string) (leases []Lease, err error) {
 		if !l.Subnet.Addr().Is4() || !l.PublicIP.Is4() {
 			return nil, fmt.Errorf("line %d: IPv4 only", n)
 		}
-		l.VTEP = macOf(l.PublicIP)
+		l.VTEP = MACOf(l.PublicIP)
 		leases = append(leases, l)
 	}
 	return leases, scanner.Err()
 }
 
-// macOf is a locally administered MAC that follows from an address.
-func macOf(ip netip.Addr) MAC {
+// MACOf is a locally administered MAC that follows from an address.
+func MACOf(ip netip.Addr) MAC {
 	v4 := ip.As4()
 	return MAC{0x0e, 0xf1, v4[0], v4[1], v4[2], v4[3]}
 }
@@ -125,7 +126,7 @@ func (s FileSource) read() ([]Lease, error) {
 }
 
 // Mine finds our line.
-func (s FileSource) Mine(context.Context) (Lease, error) {
+func (s FileSource) Mine(context.Context, Lease) (Lease, error) {
 	leases, err := s.read()
 	if err != nil {
 		return Lease{}, err

@@ -10,7 +10,7 @@ import (
 // nothing yet, in its order, and what it would complain of. wire are the networks
 // that the node has a link to.
 func Commands(ctx context.Context, conf *NetConf, source FileSource, wire []netip.Prefix) (commands, problems []string, err error) {
-	mine, err := source.Mine(ctx)
+	mine, err := source.Mine(ctx, Lease{})
 	if err != nil {
 		return nil, nil, err
 	}

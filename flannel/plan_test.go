@@ -13,7 +13,7 @@ import (
 
 func lease(node, subnet, ip string) Lease {
 	l := Lease{Node: node, Subnet: netip.MustParsePrefix(subnet), PublicIP: netip.MustParseAddr(ip), Backend: vxlanBackend}
-	l.VTEP = macOf(l.PublicIP)
+	l.VTEP = MACOf(l.PublicIP)
 	return l
 }
 
@@ -146,8 +146,8 @@ func TestLeaseOfNode(t *testing.T) {
 	if err != nil || !ok || got != lease("node-1", "10.244.1.0/24", "172.30.9.2") {
 		t.Errorf("%+v %v %v", got, ok, err)
 	}
-	if got.backendData(1) != `{"VNI":1,"VtepMAC":"0e:f1:ac:1e:09:02"}` {
-		t.Errorf("backend data %s", got.backendData(1))
+	if got.BackendData(1) != `{"VNI":1,"VtepMAC":"0e:f1:ac:1e:09:02"}` {
+		t.Errorf("backend data %s", got.BackendData(1))
 	}
 	if _, ok, err := s.leaseOf(&corev1.Node{}); ok || err != nil {
 		t.Errorf("a node without annotations: %v %v", ok, err)

@@ -75,6 +75,14 @@ func defaultRouteLink() int {
 
 func (f *Flannel) deviceName() string { return fmt.Sprintf("flannel.%d", f.conf.Backend.VNI) }
 
+// deviceMAC is that of the device which is there already; zero: there is none.
+func (f *Flannel) deviceMAC() (mac MAC) {
+	if link, err := netlink.LinkByName(f.deviceName()); err == nil {
+		copy(mac[:], link.Attrs().HardwareAddr)
+	}
+	return mac
+}
+
 // ensureDevice makes the vxlan device, keeps one that fits, and replaces one
 // that does not. Keeping it is what makes a restart unnoticeable.
 //

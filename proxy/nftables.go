@@ -74,12 +74,14 @@ func nftFrame(f Family, o Options) (frame []element) {
 		set(protocol+"-inside-endpoints", endpoints)
 	}
 	set("no-endpoints", "map { type "+service+" : verdict ; }")
-	set("firewall-ips", "set { type "+service+" ; }")
+	// What upstream also has under its name is of the same kind there, or its proxy
+	// could not take the table over: its firewall-ips is a map.
+	set("firewalled-ips", "set { type "+service+" ; }")
 	set("allowed-sources", "set { type "+service+" . "+address+" ; flags interval ; }")
 	set("hairpin", "set { type "+address+" . "+address+" ; }")
 
 	lookup := "ct state new " + f.service()
-	firewall := lookup + " @firewall-ips " + f.service() + " . " + f.nft() + " saddr != @allowed-sources drop"
+	firewall := lookup + " @firewalled-ips " + f.service() + " . " + f.nft() + " saddr != @allowed-sources drop"
 	chain("filter-prerouting", "{ type filter hook prerouting priority -110 ; }", firewall)
 	chain("nat-prerouting", "{ type nat hook prerouting priority -100 ; }", f.service()+" vmap @service-ips")
 	chain("filter-input", "{ type filter hook input priority -110 ; }", lookup+" vmap @no-endpoints")
@@ -114,7 +116,7 @@ func nftElements(f Family, o Options, p *ServicePort) (groups [][]element) {
 			group = append(group, element{"cluster-ips", p.ClusterIP.String(), ""})
 		}
 		if w.kind == toLoadBalancer && len(p.SourceRanges) > 0 {
-			group = append(group, element{"firewall-ips", key, ""})
+			group = append(group, element{"firewalled-ips", key, ""})
 			for _, source := range p.sources(o.NodeIP, w.address.Addr()) {
 				group = append(group, element{"allowed-sources", key + " . " + source.String(), ""})
 			}

@@ -33,7 +33,7 @@ type clusterUnderTest struct {
 
 // up starts a cluster that ends with the test. $TINYKUBE_SWAP_DIR names one
 // that is up already and stays, for who writes tests.
-func up(t *testing.T) *clusterUnderTest {
+func up(t *testing.T, flags ...string) *clusterUnderTest {
 	t.Helper()
 	program, err := filepath.Abs("../../bin/tinykube")
 	if err != nil {
@@ -57,7 +57,7 @@ func up(t *testing.T) *clusterUnderTest {
 		}
 		os.RemoveAll(scratch)
 	})
-	t.Log(c.run("", "up", "--nodes", "2", "--api-port", "26443"))
+	t.Log(c.run("", append([]string{"up", "--nodes", "2", "--api-port", "26443"}, flags...)...))
 	return c
 }
 

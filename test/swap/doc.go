@@ -4,9 +4,10 @@
 // kube-apiserver over what ours stored, and ours over what that one stored; a
 // real kubelet on a node of ours.
 //
-// The folder controllers does the same to the controller manager.
+// The folder controllers does the same to the controller manager, the folder
+// flannel to flanneld, network_test.go to kube-proxy, under traffic.
 //
 // The programs are given by path, in $KUBE_SCHEDULER, $KUBE_CONTROLLER_MANAGER,
-// $KUBECTL, $KUBE_APISERVER and $KUBELET, by `make smoke-swap`, which runs the tests of those that are
+// $KUBECTL, $KUBE_APISERVER, $KUBELET, $KUBE_PROXY and $FLANNELD, by `make smoke-swap`, which runs the tests of those that are
 // given; a test whose program is not given fails and says what is missing.
 package swap

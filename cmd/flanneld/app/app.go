@@ -4,7 +4,6 @@ package app
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -21,6 +20,7 @@ import (
 
 	"tinykube/client"
 	"tinykube/flannel"
+	"tinykube/flannel/etcd"
 	"tinykube/internal/flags"
 )
 
@@ -32,12 +32,15 @@ type options struct {
 	kubeconfig string
 	apiURL     string
 	prefix     string
+	etcd       etcd.Config
 	condition  bool
 	publicIP   string
 	healthIP   string
 	healthPort int
 	resync     int
-	logging    *flags.Logging
+	// renewMargin is in minutes.
+	renewMargin int
+	logging     *flags.Logging
 }
 
 // NewCommand makes the command.
@@ -94,9 +97,19 @@ func (o *options) add(fs *pflag.FlagSet) {
 	fs.StringVar(&o.healthIP, "healthz-ip", "0.0.0.0", "address of /healthz and /readyz")
 	fs.IntVar(&o.healthPort, "healthz-port", 0, "port of /healthz and /readyz; 0: none")
 	fs.StringVar(&o.config.HostRoot, "host-root", "", "directory where the machine's root is mounted; its iptables is used")
+	fs.StringSliceVar(&o.etcd.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}, "the etcd that nodes learn of each other from, without --kube-subnet-mgr")
+	fs.StringVar(&o.etcd.Prefix, "etcd-prefix", "/coreos.com/network", "where in etcd")
+	fs.StringVar(&o.etcd.KeyFile, "etcd-keyfile", "", "client key for etcd")
+	fs.StringVar(&o.etcd.CertFile, "etcd-certfile", "", "client certificate for etcd")
+	fs.StringVar(&o.etcd.CAFile, "etcd-cafile", "", "certificate authority of etcd")
+	fs.StringVar(&o.etcd.Username, "etcd-username", "", "user for etcd")
+	fs.StringVar(&o.etcd.Password, "etcd-password", "", "password for etcd")
+	fs.IntVar(&o.renewMargin, "subnet-lease-renew-margin", 60, "minutes before its end at which a lease in etcd is renewed, 1 to 1439")
 	o.logging = flags.AddLogging(fs)
-	flags.AcceptIgnored(fs, "subnet-lease-renew-margin", "iface-regex", "iface-can-reach", "etcd-endpoints", "etcd-prefix",
-		"etcd-keyfile", "etcd-certfile", "etcd-cafile", "etcd-username", "etcd-password", "public-ipv6", "blackhole-route")
+	flags.AcceptIgnored(fs, "public-ipv6")
+	flags.AcceptIgnoredBool(fs, "ip-masq-fully-random-disable")
+	flags.Refuse(fs, "iface-regex", "name the interface with --iface")
+	flags.Refuse(fs, "iface-can-reach", "name the interface with --iface")
 }
 
 func (o *options) run(ctx context.Context) error {
@@ -116,11 +129,23 @@ func (o *options) run(ctx context.Context) error {
 		o.config.PublicIP = ip
 	}
 	o.config.Resync = time.Duration(o.resync) * time.Second
-	conf, err := flannel.LoadNetConf(o.config.NetConfigPath)
-	if err != nil {
+	if o.renewMargin < 1 || o.renewMargin > 1439 {
+		return fmt.Errorf("--subnet-lease-renew-margin %d: must be 1 to 1439 minutes", o.renewMargin)
+	}
+	o.etcd.RenewMargin = time.Duration(o.renewMargin) * time.Minute
+	var source flannel.Source
+	var conf *flannel.NetConf
+	var err error
+	if o.nodeFile == "" && !o.kube {
+		s, fromEtcd, err := etcd.Open(ctx, o.etcd, log)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		source, conf = s, fromEtcd
+	} else if conf, err = flannel.LoadNetConf(o.config.NetConfigPath); err != nil {
 		return err
 	}
-	var source flannel.Source
 	switch {
 	case o.nodeFile != "":
 		source = flannel.FileSource{Path: o.nodeFile, Node: o.config.NodeName, Backend: conf.Backend.Type}
@@ -130,8 +155,6 @@ func (o *options) run(ctx context.Context) error {
 			return err
 		}
 		source = &flannel.KubeSource{Client: c, Node: o.config.NodeName, Prefix: o.prefix, SetCondition: o.condition, VNI: conf.Backend.VNI, Logger: log}
-	default:
-		return errors.New("where are the other nodes? --kube-subnet-mgr or --node-file FILE (a subnet manager on etcd is not built yet)")
 	}
 	f, err := flannel.New(o.config, conf, source, log)
 	if err != nil {

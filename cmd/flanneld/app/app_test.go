@@ -88,9 +88,10 @@ func TestBadInput(t *testing.T) {
 	conf := write(t, "net-conf.json", `{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}`)
 	for want, args := range map[string][]string{
 		"unknown flag":      {"--no-such-flag"},
-		"where are":         {"--net-config-path", conf},
+		"1 to 1439 minutes": {"--subnet-lease-renew-margin", "0"},
+		"name the interfac": {"--iface-regex", "eth.*"},
 		"not an IPv4":       {"--public-ip", "x"},
-		"network config":    {"--net-config-path", "/nowhere"},
+		"network config":    {"--kube-subnet-mgr", "--net-config-path", "/nowhere"},
 		"no line for":       {"--net-config-path", conf, "--node-file", write(t, "nodes", ""), "--node-name", "a"},
 		"unexpected argum":  {"--net-config-path", conf, "extra"},
 		"is not JSON":       {"install-cni", "--conf", write(t, "x", "{"), "--to", filepath.Join(t.TempDir(), "y")},
