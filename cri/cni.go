@@ -141,21 +141,26 @@ func (n *network) add(ctx context.Context, sb *sandboxRecord) ([]string, error) 
 	return ips, nil
 }
 
-// savedResult is what ADD has answered, for people who inspect a pod.
-func (n *network) savedResult(sb *sandboxRecord) any {
+// inspect answers what ADD has said of a sandbox, and whether CHECK finds it
+// still so: for people who look at a pod (crictl inspectp).
+func (n *network) inspect(ctx context.Context, sb *sandboxRecord) (result any, check string) {
 	saved, err := n.cni.GetCachedAttachments(sb.ID)
 	if err != nil || len(saved) == 0 {
-		return nil
+		return nil, "nothing is saved of this pod's network"
 	}
 	list, err := libcni.NetworkConfFromBytes(saved[0].Config)
 	if err != nil {
-		return nil
+		return nil, err.Error()
 	}
-	result, err := n.cni.GetNetworkListCachedResult(list, cniRuntime(sb))
-	if err != nil {
-		return nil
+	ctx, cancel := context.WithTimeout(ctx, cniTimeout)
+	defer cancel()
+	if added, err := n.cni.GetNetworkListCachedResult(list, cniRuntime(sb)); err == nil {
+		result = added
 	}
-	return result
+	if err := n.cni.CheckNetworkList(ctx, list, cniRuntime(sb)); err != nil {
+		return result, err.Error()
+	}
+	return result, "ok"
 }
 
 // podIPs picks the addresses of the pod's own interface out of a result, which

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -73,6 +75,43 @@ func (m *machine) testImages(t *testing.T) {
 	}
 	if _, err := m.images.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: "a b"}}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a bad name: %v", err)
+	}
+}
+
+// testMirror pulls an image of a registry that nobody reaches from its mirror,
+// which lets in only those who know the password.
+func (m *machine) testMirror(t *testing.T) {
+	stored := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); r.Method == http.MethodGet && (user != "me" || password != "secret") {
+			w.Header().Set("WWW-Authenticate", `Basic realm="mirror"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		stored.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	img, err := random.Image(1024, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	push(t, server.URL, "v1", img)
+	const dir = "/run/certs.d/registry.example"
+	hosts := fmt.Sprintf("server = \"https://registry.example\"\n[host.%q]\ncapabilities = [\"pull\", \"resolve\"]\n", server.URL)
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(dir+"/hosts.toml", []byte(hosts), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	request := &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: "registry.example/demo:v1"}, Auth: &runtimeapi.AuthConfig{Username: "me", Password: "wrong"}}
+	if _, err := m.images.PullImage(t.Context(), request); err == nil {
+		t.Error("pulled with a wrong password")
+	}
+	request.Auth.Password = "secret"
+	pulled, err := m.images.PullImage(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: pulled.GetImageRef()}}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -69,6 +69,7 @@ func newMachine(t *testing.T) *machine {
 	m.cfg = Config{
 		Listen: "unix:///run/cri.sock", Containerd: "/run/containerd/containerd.sock", Root: "/var/lib/cri", State: "/run/cri", NetNSDir: "/run/netns",
 		CNIConfDir: "/run/cni/net.d", CNIBinDirs: []string{"/run/cni/bin"}, PauseImage: image.Pause, Snapshotter: "overlayfs",
+		RegistryConfigDirs: []string{"/run/none", "/run/certs.d"},
 	}
 	const bin = "/run/bin"
 	err := payload.Unpack(bin, "containerd", "containerd-shim-runc-v2", "runc", "cni")

@@ -3,9 +3,11 @@ package cri
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -36,6 +38,8 @@ func TestRuntime(t *testing.T) {
 	t.Run("KilledHalfWay", m.testKilledHalfWay)
 	t.Run("Network", m.testNetwork)
 	t.Run("Images", m.testImages)
+	t.Run("Mirror", m.testMirror)
+	t.Run("Inspect", m.testInspect)
 	t.Run("ImageVolume", m.testImageVolume)
 	t.Run("HostileImage", m.testHostileImage)
 	t.Run("EndlessLine", m.testEndlessLine)
@@ -366,6 +370,36 @@ func (m *machine) testNetwork(t *testing.T) {
 	}
 	m.removePod(t, r.GetPodSandboxId())
 	m.writeNetwork(bridgeConfig)
+}
+
+// testInspect: a person who looks at a pod sees whether its network is whole.
+func (m *machine) testInspect(t *testing.T) {
+	pod, _ := m.runPod(t, "inspect")
+	check := func() string {
+		r, err := m.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var info struct {
+			CNICheck    string          `json:"cniCheck"`
+			CNIResult   json.RawMessage `json:"cniResult"`
+			RuntimeSpec struct{ Linux *struct{} }
+		}
+		if err := json.Unmarshal([]byte(r.GetInfo()["info"]), &info); err != nil || info.RuntimeSpec.Linux == nil || !bytes.Contains(info.CNIResult, []byte("10.244.9.")) {
+			t.Errorf("info: %v, %v", r.GetInfo(), err)
+		}
+		return info.CNICheck
+	}
+	if got := check(); got != "ok" {
+		t.Errorf("a pod as it was made: %s", got)
+	}
+	if out, err := exec.Command("nsenter", "--net=/run/netns/"+netnsPrefix+pod, "ip", "link", "del", podInterface).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got := check(); got == "ok" || got == "" {
+		t.Errorf("a pod that has lost its interface: %q", got)
+	}
+	m.removePod(t, pod)
 }
 
 func (m *machine) testIdempotence(t *testing.T) {

@@ -214,8 +214,11 @@ func (s *Server) PodSandboxStatus(ctx context.Context, r *runtimeapi.PodSandboxS
 		Status: sb.toStatus(), ContainersStatuses: s.containerStatuses(sb.ID), Timestamp: now(),
 	}
 	if r.GetVerbose() {
-		response.Info = s.verboseInfo(ctx, sb.ID, map[string]any{"pid": sb.process(), "config": sb.Config, "netns": sb.NetNS,
-			"cniResult": s.network.savedResult(&sb.sandboxRecord)})
+		info := map[string]any{"pid": sb.process(), "config": sb.Config, "netns": sb.NetNS}
+		if sb.NetNS != "" && sb.process() != 0 {
+			info["cniResult"], info["cniCheck"] = s.network.inspect(ctx, &sb.sandboxRecord)
+		}
+		response.Info = s.verboseInfo(ctx, sb.ID, info)
 	}
 	return response, nil
 }
