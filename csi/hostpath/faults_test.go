@@ -236,6 +236,8 @@ func TestRepeatedAfterTheKernelForgot(t *testing.T) {
 	if mounted, err := mountedAt(target); err != nil || !mounted {
 		t.Errorf("published, but nothing is mounted: %v", err)
 	}
+	// Somebody has taken the device away under a pod: what is left can still be taken back.
+	p.must(detachLoop(p.path("state", volumesDir, id)))
 	p.withdraw(id, target)
 	p.clean()
 }

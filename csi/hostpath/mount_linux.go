@@ -3,6 +3,7 @@ package hostpath
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,7 +78,11 @@ func unbind(source, target string) error {
 		if err != nil || !slices.Contains(mounts, target) {
 			return err
 		}
-		if same, err := sameFile(source, target); err != nil || !same {
+		same, err := sameFile(source, target)
+		if errors.Is(err, fs.ErrNotExist) { // the directory or the device is gone, and its mount is not
+			same, err = true, nil
+		}
+		if err != nil || !same {
 			return errors.Join(err, status.Errorf(codes.FailedPrecondition, "something else is mounted at %s", target))
 		}
 		if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != nil {

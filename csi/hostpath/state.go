@@ -121,6 +121,13 @@ func openState(dir string) (*state, error) {
 			return nil, err
 		}
 	}
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir) // as the kernel's table of mounts calls it
+	}
+	if err != nil {
+		return nil, err
+	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
