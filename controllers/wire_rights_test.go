@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -75,6 +76,15 @@ func testTokens(t *testing.T, c *cluster, env *testenv.Env) {
 	c.until("a certificate", time.Minute, func() bool {
 		block, _ := pem.Decode(get(c, client.CertificateSigningRequests, "", "worker").Status.Certificate)
 		return block != nil && must(x509.ParseCertificate(block.Bytes)).Subject.CommonName == "system:node:worker"
+	})
+
+	create(c, client.ConfigMaps, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-public", Name: "cluster-info"}, Data: map[string]string{"kubeconfig": "K"}})
+	create(c, client.Secrets, bootstrapSecret("aaaaaa", time.Now().Add(time.Hour)))
+	create(c, client.Secrets, bootstrapSecret("bbbbbb", time.Now().Add(time.Second)))
+	c.until("signed by one token, the other gone", time.Minute, func() bool {
+		_, err := client.For(c.client, client.Secrets).Get(t.Context(), "kube-system", "bootstrap-token-bbbbbb")
+		data := get(c, client.ConfigMaps, "kube-public", "cluster-info").Data
+		return apierrors.IsNotFound(err) && len(data) == 2 && data["jws-kubeconfig-aaaaaa"] != ""
 	})
 
 	create(c, client.ClusterRoles, &rbacv1.ClusterRole{

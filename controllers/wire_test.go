@@ -62,7 +62,7 @@ func managerIdentity(t *testing.T, env *testenv.Env) *client.Config {
 func realCluster(t *testing.T) (*cluster, *testenv.Env) {
 	env := testenv.New(t)
 	cfg := quick
-	cfg.Controllers, cfg.GarbageCollector, cfg.OwnIdentities = nil, true, true
+	cfg.Controllers, cfg.GarbageCollector, cfg.OwnIdentities = []string{"*", "bootstrapsigner", "tokencleaner"}, true, true
 	cfg.API = managerIdentity(t, env)
 	cfg.RootCA, cfg.AllocateNodeCIDRs = "a certificate", true
 	cfg.NodeIPAM = nodeipam.Config{Ranges: []nodeipam.Range{{Cluster: netip.MustParsePrefix("10.244.0.0/16"), NodeBits: 24}}}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 )
@@ -75,5 +76,51 @@ func TestTwoDashes(t *testing.T) {
 	want := []string{"--iface=eth0", "--ip-masq", "-v=1", "-v", "--iface", "eth1"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v", got)
+	}
+}
+
+func TestElectionTimes(t *testing.T) {
+	for _, test := range []struct {
+		lease, renew, retry time.Duration
+		want                string
+	}{
+		{15 * time.Second, 10 * time.Second, 2 * time.Second, ""},
+		{10 * time.Second, 10 * time.Second, 2 * time.Second, "leaseDuration must be greater than renewDeadline"},
+		{15 * time.Second, 12 * time.Second, 10 * time.Second, "renewDeadline must be greater than retryPeriod*JitterFactor"},
+		{15 * time.Second, 10 * time.Second, 0, "retryPeriod must be greater than zero"},
+		{15 * time.Second, 0, -time.Second, "renewDeadline must be greater than zero"},
+	} {
+		got := ""
+		if err := CheckElection(test.lease, test.renew, test.retry); err != nil {
+			got = strings.TrimPrefix(err.Error(), "couldn't create leader elector: ")
+		}
+		if got != test.want {
+			t.Errorf("%s %s %s: %q, want %q", test.lease, test.renew, test.retry, got, test.want)
+		}
+	}
+}
+
+// What is ignored is read all the same, where nonsense could not be meant.
+func TestIgnoredIsRead(t *testing.T) {
+	for args, want := range map[string]string{
+		"--feature-gates=A=true,kube:B=false": "",
+		"--feature-gates=A":                   "missing bool value for A",
+		"--feature-gates=A=maybe":             "invalid value of A=maybe",
+		"--concurrent-gc-syncs=20":            "",
+		"--concurrent-gc-syncs=many":          `parsing "many": invalid syntax`,
+		"--logging-format=json":               "",
+		"--logging-format=xml":                `format: Invalid value: "xml": Unsupported log format`,
+		"--leader-elect-resource-lock=leases": "",
+		"--leader-elect-resource-lock=maps":   `resourceLock value must be "leases"`,
+	} {
+		fs := pflag.NewFlagSet("x", pflag.ContinueOnError)
+		AddLogging(fs)
+		AddLeaderElection(fs, "x")
+		AcceptIgnored(fs, "feature-gates")
+		AcceptIgnoredInt(fs, "concurrent-gc-syncs")
+		err := fs.Parse([]string{args})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", args, err, want)
+		}
 	}
 }

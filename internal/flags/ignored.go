@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 )
@@ -13,8 +14,52 @@ import (
 // takes a value (--name=value or --name value) and warns once when it is used.
 func AcceptIgnored(fs *pflag.FlagSet, names ...string) {
 	for _, name := range names {
-		fs.Var(&ignored{name: name, warnings: os.Stderr}, name, "accepted for upstream's sake; has no effect here")
+		v := &ignored{name: name, warnings: os.Stderr}
+		if name == "feature-gates" {
+			v.check = checkGates
+		}
+		fs.Var(v, name, "accepted for upstream's sake; has no effect here")
 	}
+}
+
+// AcceptIgnoredInt is AcceptIgnored for flags that upstream declares as numbers.
+func AcceptIgnoredInt(fs *pflag.FlagSet, names ...string) {
+	for _, name := range names {
+		v := &ignored{name: name, kind: "int32", warnings: os.Stderr, check: func(s string) error {
+			_, err := strconv.ParseInt(s, 0, 32)
+			return err
+		}}
+		fs.Var(v, name, "accepted for upstream's sake; has no effect here")
+	}
+}
+
+// checkGates reads what it is about to forget: what could not be meant would
+// be found out only on the day the real program gets the same command line.
+//
+// Upstream: k8s.io/component-base featuregate Set
+func checkGates(list string) error {
+	for _, gate := range strings.Split(list, ",") {
+		if gate = strings.TrimSpace(gate); gate == "" {
+			continue
+		}
+		_, gate = cutComponent(gate)
+		name, value, ok := strings.Cut(gate, "=")
+		if !ok {
+			return fmt.Errorf("missing bool value for %s", name)
+		}
+		if _, err := strconv.ParseBool(strings.TrimSpace(value)); err != nil {
+			return fmt.Errorf("invalid value of %s=%s, err: %w", name, value, err)
+		}
+	}
+	return nil
+}
+
+// cutComponent takes "kube:" off "kube:Gate=true".
+func cutComponent(gate string) (component, rest string) {
+	if component, rest, ok := strings.Cut(gate, ":"); ok {
+		return component, rest
+	}
+	return "", gate
 }
 
 // AcceptIgnoredBool is AcceptIgnored for flags that upstream declares as
@@ -32,6 +77,7 @@ type ignored struct {
 	name, kind, last string
 	warnings         io.Writer
 	warned           bool
+	check            func(string) error // may be nil
 }
 
 func (v *ignored) String() string { return v.last }
@@ -44,6 +90,11 @@ func (v *ignored) Type() string {
 }
 
 func (v *ignored) Set(s string) error {
+	if v.check != nil {
+		if err := v.check(s); err != nil {
+			return err
+		}
+	}
 	v.last = s
 	if !v.warned {
 		v.warned = true

@@ -40,7 +40,34 @@ func (*onlyLeases) String() string { return "leases" }
 func (*onlyLeases) Type() string   { return "string" }
 func (*onlyLeases) Set(s string) error {
 	if s != "leases" {
-		return errors.New("only leases can be locked")
+		return errors.New(`resourceLock value must be "leases"`)
 	}
 	return nil
+}
+
+// jitter is by how much an attempt may come later than RetryPeriod says.
+const jitter = 1.2
+
+// CheckElection says what is wrong with three times of an election: whoever
+// holds the Lease must have given up before others may take it, and must have
+// tried more than once before it gives up.
+//
+// Upstream: client-go tools/leaderelection NewLeaderElector
+func CheckElection(lease, renew, retry time.Duration) error {
+	why := ""
+	switch {
+	case lease <= renew:
+		why = "leaseDuration must be greater than renewDeadline"
+	case float64(renew) <= jitter*float64(retry):
+		why = "renewDeadline must be greater than retryPeriod*JitterFactor"
+	case lease < 1:
+		why = "leaseDuration must be greater than zero"
+	case renew < 1:
+		why = "renewDeadline must be greater than zero"
+	case retry < 1:
+		why = "retryPeriod must be greater than zero"
+	default:
+		return nil
+	}
+	return errors.New("couldn't create leader elector: " + why)
 }

@@ -30,10 +30,23 @@ type Logging struct {
 func AddLogging(fs *pflag.FlagSet) *Logging {
 	l := &Logging{Format: "text"}
 	fs.IntVarP(&l.Verbosity, "v", "v", 0, "log verbosity; 4 and more show every look, not only every change")
-	fs.StringVar(&l.Format, "logging-format", "text", "log format: text or json")
+	fs.Var((*format)(&l.Format), "logging-format", "log format: text or json")
 	AcceptIgnored(fs, "vmodule", "log-flush-frequency", "log-text-info-buffer-size", "log-json-info-buffer-size")
 	AcceptIgnoredBool(fs, "log-text-split-stream", "log-json-split-stream", "logtostderr", "alsologtostderr")
 	return l
+}
+
+// format is one of the forms that upstream has.
+type format string
+
+func (f *format) String() string { return string(*f) }
+func (f *format) Type() string   { return "string" }
+func (f *format) Set(s string) error {
+	if s != "text" && s != "json" {
+		return fmt.Errorf("format: Invalid value: %q: Unsupported log format", s)
+	}
+	*f = format(s)
+	return nil
 }
 
 // Logger is the logger these flags ask for, writing to stderr, where

@@ -101,7 +101,11 @@ func validate(c *configv1.KubeSchedulerConfiguration) error {
 		"podMaxBackoffSeconds: Invalid value: %d: must be greater than or equal to PodInitialBackoffSeconds", *c.PodMaxBackoffSeconds)
 	check(len(c.Extenders) == 0, "extenders: not supported")
 	lock := c.LeaderElection.ResourceLock
-	check(lock == "" || lock == "leases", "leaderElection.resourceLock: %q is not supported, only leases", lock)
+	check(lock == "" || lock == "leases", "leaderElection.resourceLock: Invalid value: %q: resourceLock value must be \"leases\"", lock)
+	if e := c.LeaderElection; (e.LeaderElect == nil || *e.LeaderElect) && e.LeaseDuration.Duration != 0 && e.RenewDeadline.Duration != 0 {
+		check(e.LeaseDuration.Duration > e.RenewDeadline.Duration,
+			"leaderElection.leaseDuration: Invalid value: %q: must be greater than `RenewDeadline`", e.RenewDeadline.Duration)
+	}
 
 	seen := map[string]bool{}
 	for i := range c.Profiles {
@@ -113,6 +117,11 @@ func validate(c *configv1.KubeSchedulerConfiguration) error {
 		}
 		check(!seen[*p.SchedulerName], "profiles[%d].schedulerName: Duplicate value: %q", i, *p.SchedulerName)
 		seen[*p.SchedulerName] = true
+		named := map[string]bool{}
+		for j, c := range p.PluginConfig {
+			check(!named[c.Name], "profiles[%d].pluginConfig[%d]: Duplicate value: %q", i, j, c.Name)
+			named[c.Name] = true
+		}
 		errs = append(errs, checkArgs(i, p.PluginConfig))
 	}
 	return errors.Join(errs...)

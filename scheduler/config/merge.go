@@ -157,12 +157,7 @@ func checkNames(sets *configv1.Plugins, configs []configv1.PluginConfig) error {
 			}
 		}
 	}
-	seen := map[string]bool{}
 	for i, c := range configs {
-		if seen[c.Name] {
-			errs = append(errs, fmt.Errorf("pluginConfig[%d]: repeated config for plugin %s", i, c.Name))
-		}
-		seen[c.Name] = true
 		// Arguments for a plugin that we do not run change nothing, unless
 		// nobody has such a plugin: then a name is misspelt.
 		if !built[c.Name] && !plugins.NotBuilt[c.Name] {

@@ -44,7 +44,7 @@ func checkResources(path string, resources []configv1.ResourceSpec) ([]configv1.
 			r.Weight = 1
 		}
 		if r.Weight < 1 || r.Weight > 100 {
-			errs = append(errs, fmt.Errorf("%s[%d].weight: %d must be in the range 1-100", path, i, r.Weight))
+			errs = append(errs, fmt.Errorf("%s[%d].weight: Invalid value: %d: resource weight of %s not in valid range (0, 100]", path, i, r.Weight, r.Name))
 		}
 		if r.Name == "" {
 			errs = append(errs, fmt.Errorf("%s[%d].name: required", path, i))
@@ -57,18 +57,18 @@ func checkResources(path string, resources []configv1.ResourceSpec) ([]configv1.
 // 100, scores stay within 0..10.
 func checkShape(path string, shape []configv1.UtilizationShapePoint) error {
 	if len(shape) == 0 {
-		return fmt.Errorf("%s: at least one point must be specified", path)
+		return fmt.Errorf("%s: Required value: at least one point must be specified", path)
 	}
 	var problems []string
 	for i, p := range shape {
 		if p.Utilization < 0 || p.Utilization > 100 {
-			problems = append(problems, fmt.Sprintf("%s[%d].utilization: %d not in valid range [0-100]", path, i, p.Utilization))
+			problems = append(problems, fmt.Sprintf("%s[%d].utilization: Invalid value: %d: not in valid range [0, 100]", path, i, p.Utilization))
 		}
 		if i > 0 && p.Utilization <= shape[i-1].Utilization {
-			problems = append(problems, fmt.Sprintf("%s[%d].utilization: %d must be greater than the previous one", path, i, p.Utilization))
+			problems = append(problems, fmt.Sprintf("%s[%d].utilization: Invalid value: %d: values must be sorted in increasing order", path, i, p.Utilization))
 		}
 		if p.Score < 0 || p.Score > maxShapeScore {
-			problems = append(problems, fmt.Sprintf("%s[%d].score: %d not in valid range [0-%d]", path, i, p.Score, maxShapeScore))
+			problems = append(problems, fmt.Sprintf("%s[%d].score: Invalid value: %d: not in valid range [0, %d]", path, i, p.Score, maxShapeScore))
 		}
 	}
 	if problems != nil {

@@ -204,11 +204,11 @@ func TestArgumentErrors(t *testing.T) {
 	for args, want := range map[string]string{
 		`{"scoringStrategy":{"type":"Fullest"}}`:                                   `scoringStrategy.type: Unsupported value: "Fullest": supported values`,
 		`{"scoringStrategi":{}}`:                                                   `unknown field "scoringStrategi"`,
-		`{"scoringStrategy":{"resources":[{"name":"cpu","weight":101}]}}`:          "scoringStrategy.resources[0].weight: 101 must be in the range 1-100",
+		`{"scoringStrategy":{"resources":[{"name":"cpu","weight":101}]}}`:          "scoringStrategy.resources[0].weight: Invalid value: 101: resource weight of cpu not in valid range (0, 100]",
 		`{"scoringStrategy":{"type":"RequestedToCapacityRatio"}}`:                  "scoringStrategy.requestedToCapacityRatio: Required value: must be specified when type is RequestedToCapacityRatio",
-		shape(`{"utilization":10,"score":1},{"utilization":10,"score":2}`):         "shape[1].utilization: 10 must be greater",
-		shape(`{"utilization":0,"score":11}`):                                      "shape[0].score: 11 not in valid range [0-10]",
-		shape(`{"utilization":101,"score":1}`):                                     "shape[0].utilization: 101 not in valid range [0-100]",
+		shape(`{"utilization":10,"score":1},{"utilization":10,"score":2}`):         "shape[1].utilization: Invalid value: 10: values must be sorted in increasing order",
+		shape(`{"utilization":0,"score":11}`):                                      "shape[0].score: Invalid value: 11: not in valid range [0, 10]",
+		shape(`{"utilization":101,"score":1}`):                                     "shape[0].utilization: Invalid value: 101: not in valid range [0, 100]",
 		`{"scoringStrategy":{"resources":[{"weight":1}]}}`:                         "scoringStrategy.resources[0].name: required",
 		`{"scoringStrategy":{"resources":[{"name":"cpu","weight":1,"wieght":2}]}}`: `unknown field "scoringStrategy.resources[0].wieght"`,
 	} {

@@ -61,7 +61,7 @@ func newSpread(raw []byte, handle framework.Handle) (framework.Plugin, error) {
 	switch args.DefaultingType {
 	case "", configv1.SystemDefaulting:
 		if len(args.DefaultConstraints) > 0 {
-			return nil, errors.New("defaultingType: must be List when .defaultConstraints are not empty")
+			return nil, errors.New(`defaultingType: Invalid value: "System": when .defaultConstraints are not empty`)
 		}
 		return PodTopologySpread{systemSpreads, true, handle.Known()}, nil
 	case configv1.ListDefaulting:

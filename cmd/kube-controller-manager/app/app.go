@@ -35,7 +35,8 @@ type options struct {
 	kubeconfig, master, rootCAFile string
 	clusterCIDR, serviceCIDR       string
 	maskSize, maskSize4, maskSize6 int
-	bindAddress                    string
+	bindAddress                    net.IP
+	cloudProvider                  string
 	securePort                     int
 	certFile, keyFile              string
 	keys                           keys
@@ -52,7 +53,7 @@ func NewCommand() *cobra.Command {
 		Long: `Watches the API server and makes what is there fit what is asked for.
 Takes upstream's flags. Its controllers:
   ` + strings.Join(controllers.Names(), "\n  "),
-		Args:          cobra.NoArgs,
+		Args:          flags.NoArgs,
 		Version:       version.Git,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -69,7 +70,7 @@ Takes upstream's flags. Its controllers:
 func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig")
 	fs.StringVar(&o.master, "master", "", "address of the API server, overriding the kubeconfig's")
-	fs.StringVar(&o.bindAddress, "bind-address", "0.0.0.0", "address on which to serve health and metrics")
+	fs.IPVar(&o.bindAddress, "bind-address", net.IPv4zero, "address on which to serve health and metrics")
 	fs.IntVar(&o.securePort, "secure-port", 10257, "port on which to serve them over HTTPS; 0 for not at all")
 	fs.StringVar(&o.certFile, "tls-cert-file", "", "certificate for that; self-signed if empty")
 	fs.StringVar(&o.keyFile, "tls-private-key-file", "", "its key")
@@ -88,6 +89,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.TerminatedPodThreshold, "terminated-pod-gc-threshold", 12500, "how many finished pods may stay; 0 for any number")
 	fs.IntVar(&o.EndpointSlice.MaxPerSlice, "max-endpoints-per-slice", 100, "most endpoints in one EndpointSlice")
 	fs.BoolVar(&o.GarbageCollector, "enable-garbage-collector", true, "delete objects whose owners are gone")
+	fs.StringVar(&o.cloudProvider, "cloud-provider", "", "who makes the machines; only external is left, and means nothing here")
 	o.keys.addFlags(fs, &o.Signing)
 	o.election = flags.AddLeaderElection(fs, "kube-controller-manager")
 	o.logging = flags.AddLogging(fs)
@@ -119,7 +121,7 @@ func addIgnored(fs *pflag.FlagSet) {
 		"requestheader-uid-headers", "cert-dir", "tls-cipher-suites", "tls-min-version", "tls-sni-cert-key",
 		"http2-max-streams-per-connection", "feature-gates", "emulated-version", "min-compatibility-version", "tls-curve-preferences",
 		"kube-api-burst", "kube-api-qps", "kube-api-content-type", "min-resync-period", "controller-shutdown-timeout", "controller-start-interval",
-		"cluster-name", "cidr-allocator-type", "cloud-provider", "cloud-config", "external-cloud-volume-plugin",
+		"cluster-name", "cidr-allocator-type", "cloud-config", "external-cloud-volume-plugin",
 		"node-sync-period", "route-reconciliation-period", "namespace-sync-period", "resource-quota-sync-period",
 		"pvclaimbinder-sync-period", "attach-detach-reconcile-sync-period", "flex-volume-plugin-dir",
 		"pv-recycler-minimum-timeout-hostpath", "pv-recycler-minimum-timeout-nfs", "pv-recycler-increment-timeout-nfs",
@@ -134,7 +136,7 @@ func addIgnored(fs *pflag.FlagSet) {
 	for _, what := range []string{"cron-job", "daemonset", "deployment", "endpoint", "ephemeralvolume", "gc",
 		"horizontal-pod-autoscaler", "job", "namespace", "rc", "replicaset", "resource-quota", "service", "service-endpoint",
 		"serviceaccount-token", "statefulset", "ttl-after-finished", "device-taint-eviction", "resourceclaim", "validating-admission-policy-status"} {
-		flags.AcceptIgnored(fs, "concurrent-"+what+"-syncs")
+		flags.AcceptIgnoredInt(fs, "concurrent-"+what+"-syncs")
 	}
 	flags.AcceptIgnoredBool(fs, "profiling", "contention-profiling", "authentication-skip-lookup",
 		"authentication-tolerate-lookup-failure", "permit-address-sharing", "permit-port-sharing",
@@ -155,7 +157,7 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	health := &healthz.Server{
-		Address:  net.JoinHostPort(o.bindAddress, strconv.Itoa(o.securePort)),
+		Address:  net.JoinHostPort(o.bindAddress.String(), strconv.Itoa(o.securePort)),
 		CertFile: o.certFile, KeyFile: o.keyFile,
 		Ready: manager.Ready(), Metrics: manager.Metrics(),
 	}
@@ -188,12 +190,22 @@ func (o *options) complete() error {
 		}
 	}
 	if o.EndpointSlice.MaxPerSlice < 1 || o.EndpointSlice.MaxPerSlice > 1000 {
-		return fmt.Errorf("--max-endpoints-per-slice is %d, must be between 1 and 1000", o.EndpointSlice.MaxPerSlice)
+		return outOfRange("max-endpoints-per-slice", o.EndpointSlice.MaxPerSlice, 1, 1000)
+	}
+	if o.cloudProvider != "" && o.cloudProvider != "external" {
+		return fmt.Errorf("cloud provider %q was specified, but built-in cloud providers are disabled. "+
+			"Please set --cloud-provider=external and migrate to an external cloud provider", o.cloudProvider)
+	}
+	if err := flags.CheckPort(o.securePort); err != nil {
+		return err
 	}
 	if o.NodeLifecycle.MonitorPeriod <= 0 {
 		return errors.New("--node-monitor-period must be above zero")
 	}
 	if o.election.Enabled {
+		if err := flags.CheckElection(o.election.LeaseDuration, o.election.RenewDeadline, o.election.RetryPeriod); err != nil {
+			return err
+		}
 		host, _ := os.Hostname()
 		o.Election = client.ElectionConfig{
 			Namespace: o.election.Namespace, Name: o.election.Name, Identity: host + "_" + string(uuid.NewUUID()),
@@ -201,6 +213,13 @@ func (o *options) complete() error {
 		}
 	}
 	return nil
+}
+
+func outOfRange(flag string, value, least, most int) error {
+	if value < least {
+		return fmt.Errorf("%s must not be less than %d, but got %d", flag, least, value)
+	}
+	return fmt.Errorf("%s must not be more than %d, but got %d", flag, most, value)
 }
 
 func (o *options) nodeIPAM() (nodeipam.Config, error) {

@@ -101,7 +101,7 @@ func TestHardWayUnit(t *testing.T) {
 	if o.TokenSigner == nil || len(o.Signing.CAs) != 4 || o.Signing.CAs["kubernetes.io/kubelet-serving"].CertFile != "/var/lib/kubernetes/ca.crt" {
 		t.Errorf("%+v", o.Signing)
 	}
-	if o.AllocateNodeCIDRs || o.bindAddress != "0.0.0.0" || o.logging.Verbosity != 2 {
+	if o.AllocateNodeCIDRs || o.bindAddress.String() != "0.0.0.0" || o.logging.Verbosity != 2 {
 		t.Errorf("%+v", o)
 	}
 }
@@ -113,11 +113,11 @@ func TestBadFlags(t *testing.T) {
 		"--kubeconfig=x --allocate-node-cidrs":                            "--allocate-node-cidrs needs --cluster-cidr",
 		"--kubeconfig=x --allocate-node-cidrs --cluster-cidr=10.0.0.0":    "--cluster-cidr",
 		"--kubeconfig=x --allocate-node-cidrs --cluster-cidr=10.0.0.0/25": "no room for a node's /24",
-		"--kubeconfig=x --max-endpoints-per-slice=0":                      "must be between 1 and 1000",
+		"--kubeconfig=x --max-endpoints-per-slice=0":                      "max-endpoints-per-slice must not be less than 1, but got 0",
 		"--kubeconfig=x --cluster-signing-cert-file=ca.crt":               "need each other",
 		"--kubeconfig=x --cluster-signing-cert-file=a --cluster-signing-key-file=b --cluster-signing-kubelet-client-cert-file=c --cluster-signing-kubelet-client-key-file=d": "at the same time",
 		"--master=": "no way to the API server",
-		"--kubeconfig=x --leader-elect-resource-lock=endpoints":              "only leases can be locked",
+		"--kubeconfig=x --leader-elect-resource-lock=endpoints":              "resourceLock value must be \"leases\"",
 		"--kubeconfig=x --allocate-node-cidrs --cluster-cidr=10.0.0.0/16,,x": "--cluster-cidr",
 	} {
 		if _, err := parse(t, strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {

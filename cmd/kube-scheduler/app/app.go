@@ -29,7 +29,7 @@ import (
 // options are the values of the flags.
 type options struct {
 	configFile, kubeconfig, master, writeConfig string
-	bindAddress                                 string
+	bindAddress                                 net.IP
 	securePort                                  int
 	certFile, keyFile                           string
 	election                                    *flags.LeaderElection
@@ -46,7 +46,7 @@ func NewCommand() *cobra.Command {
 		Long: `Watches for pods without a node, filters and scores all nodes for each, and
 binds it to the best one. It takes upstream's flags and KubeSchedulerConfiguration
 files. See "kube-scheduler simulate" for decisions without a cluster.`,
-		Args:          cobra.NoArgs,
+		Args:          flags.NoArgs,
 		Version:       version.Git,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -66,7 +66,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig; ignored if --config is given")
 	fs.StringVar(&o.master, "master", "", "address of the API server, overriding the kubeconfig's")
 	fs.StringVar(&o.writeConfig, "write-config-to", "", "write the configuration in force to this file and exit")
-	fs.StringVar(&o.bindAddress, "bind-address", "0.0.0.0", "address on which to serve health and metrics")
+	fs.IPVar(&o.bindAddress, "bind-address", net.IPv4zero, "address on which to serve health and metrics")
 	fs.IntVar(&o.securePort, "secure-port", 10259, "port on which to serve them over HTTPS; 0 for not at all")
 	fs.StringVar(&o.certFile, "tls-cert-file", "", "certificate for that; self-signed if empty")
 	fs.StringVar(&o.keyFile, "tls-private-key-file", "", "its key")
@@ -92,6 +92,9 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 // run is the whole program.
 func (o *options) run(ctx context.Context) error {
 	component, err := o.component()
+	if err == nil {
+		err = flags.CheckPort(o.securePort)
+	}
 	if err != nil {
 		return err
 	}
@@ -109,7 +112,7 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	health := &healthz.Server{
-		Address:  net.JoinHostPort(o.bindAddress, strconv.Itoa(o.securePort)),
+		Address:  net.JoinHostPort(o.bindAddress.String(), strconv.Itoa(o.securePort)),
 		CertFile: o.certFile, KeyFile: o.keyFile,
 		Ready: s.Ready(), Metrics: s.Metrics(), Config: configz(component),
 	}
@@ -141,6 +144,9 @@ func (o *options) component() (*configv1.KubeSchedulerConfiguration, error) {
 	override(o, "leader-elect-retry-period", &e.RetryPeriod.Duration, o.election.RetryPeriod)
 	override(o, "leader-elect-resource-name", &e.ResourceName, o.election.Name)
 	override(o, "leader-elect-resource-namespace", &e.ResourceNamespace, o.election.Namespace)
+	if *e.LeaderElect {
+		return c, flags.CheckElection(e.LeaseDuration.Duration, e.RenewDeadline.Duration, e.RetryPeriod.Duration)
+	}
 	return c, nil
 }
 

@@ -46,7 +46,7 @@ func TestKubeadmManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.ClientConnection.Kubeconfig != "/etc/kubernetes/scheduler.conf" || o.bindAddress != "127.0.0.1" {
+	if c.ClientConnection.Kubeconfig != "/etc/kubernetes/scheduler.conf" || o.bindAddress.String() != "127.0.0.1" {
 		t.Errorf("kubeconfig %q, address %q", c.ClientConnection.Kubeconfig, o.bindAddress)
 	}
 	if e := electionOf(c); e.Name != "kube-scheduler" || e.Namespace != "kube-system" || e.LeaseDuration.Seconds() != 15 {
