@@ -153,6 +153,7 @@ test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) 
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
 	$(GO) test -count=1 -v -timeout 60m ./controllers -run '^TestMatrix$$' -every-write
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
+	$(GO) test -count=1 -v -timeout 60m ./cmd/kubelet/app -run '^TestKillSoak$$' -kills 2000
 	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
 
 FUZZTIME ?= 10s
