@@ -27,7 +27,7 @@ func (w *worker) bringUp(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	} else if rejection, err := w.admit(pod, seen); rejection != nil || err != nil {
 		if rejection != nil {
 			k.eventf(pod, corev1.EventTypeWarning, rejection.reason, "%s", rejection.message)
-			w.fail(rejection.reason, "Pod was rejected: "+rejection.message, nil)
+			w.end(&endCase{reason: rejection.reason, message: "Pod was rejected: " + rejection.message, rejected: true})
 		}
 		return 0, err
 	} else if err := w.prepare(ctx, pod, seen); err != nil {

@@ -143,14 +143,16 @@ func (c *certificates) run(ctx context.Context) error {
 		case template == nil:
 			due = csrPoll // the node's addresses will be known soon
 		case due <= 0:
-			if err := c.renew(ctx, template); err != nil && ctx.Err() == nil {
-				c.log.Warn("certificate not renewed", "signer", c.signer, "attempt", failures+1, "err", err)
-				due = min(csrRetryFirst<<min(failures, 10), csrRetryMax)
-				failures++
-			} else {
+			err := c.renew(ctx, template)
+			if ctx.Err() != nil {
+				return nil
+			} else if err == nil {
 				failures = 0
 				continue
 			}
+			c.log.Warn("certificate not renewed", "signer", c.signer, "attempt", failures+1, "err", err)
+			due = min(csrRetryFirst<<min(failures, 10), csrRetryMax)
+			failures++
 		case c.once:
 			return nil
 		}

@@ -26,6 +26,7 @@ type statusInput struct {
 	message  string // set when the kubelet itself ended the pod
 
 	disruption bool // it did so for the node's sake
+	rejected   bool // it never let it in
 	hostIPs    []string
 	now        time.Time
 	verdictOf  func(*observedContainer) verdict
@@ -75,6 +76,9 @@ func podStatus(in statusInput) corev1.PodStatus {
 	}
 	setAddresses(&status, in)
 	setConditions(&status, in)
+	if in.rejected {
+		status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses = nil, nil, nil
+	}
 	return status
 }
 

@@ -54,6 +54,7 @@ type endCase struct {
 	grace           *int64 // seconds that its containers get
 	reason, message string // for pods that the kubelet itself ends: phase Failed
 	disruption      bool   // it was not the pod's fault: condition DisruptionTarget
+	rejected        bool   // it never was this node's: nothing is told of its containers
 }
 
 const (
@@ -293,7 +294,7 @@ func (w *worker) publish(pod *corev1.Pod, seen *observedPod, terminal bool) core
 	in := statusInput{pod: pod, seen: seen, old: old, waiting: w.waiting, terminal: terminal,
 		hostIPs: w.k.hostIPs(), now: time.Now(), verdictOf: w.k.probes.verdict, readyOf: w.k.probes.ready}
 	if ending != nil {
-		in.reason, in.message, in.disruption = ending.reason, ending.message, ending.disruption
+		in.reason, in.message, in.disruption, in.rejected = ending.reason, ending.message, ending.disruption, ending.rejected
 	}
 	status := podStatus(in)
 	w.mu.Lock()

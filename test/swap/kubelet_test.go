@@ -92,7 +92,7 @@ func (c *clusterUnderTest) useKubelet(name string) {
 	if out := c.run("", "kubectl", "logs", name); !strings.Contains(out, "made") {
 		c.t.Errorf("logs: %q", out)
 	}
-	if out := c.run("", "kubectl", "exec", name, "--", "cat", "/shared/file"); strings.TrimSpace(out) != "made" {
+	if out := c.run("", "kubectl", "exec", name, "-c", "main", "--", "cat", "/shared/file"); strings.TrimSpace(out) != "made" {
 		c.t.Errorf("exec: %q", out)
 	}
 	c.run("", "kubectl", "delete", "pod", name, "--timeout=60s")
