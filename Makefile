@@ -184,20 +184,22 @@ e2e-containerd: build ## the same with the CRI plugin of containerd in the place
 		$(GO) test -C test -count=1 -v -timeout 25m ./e2e/... -skip '^Test(Kill|OtherRuntime)'
 
 # Another kernel, for what this machine's may lack: IPVS, cgroup v2. It is emulated, and so takes minutes.
-vm: $(BIN)/vm/boot ## tests in a virtual machine (QEMU, without KVM and without root)
-	$(GO) test -C test -count=1 -v -timeout 30m ./vm/...
+vm: build $(BIN)/vm/boot $(BIN)/critest-nginx ## tests in a virtual machine (QEMU, without KVM and without root)
+	$(GO) test -C test -count=1 -v -timeout 60m ./vm/...
 $(BIN)/vm/boot: scripts/vm-kernel.sh
 	scripts/vm-kernel.sh $(BIN)/vm
 
-bench: build ## figures of this machine, in one run
+bench: build $(BIN)/critest-nginx ## figures of this machine, in one run
 	@scripts/bench.sh
 
 # cri-tools' suite for container runtimes, built by `make critest` in its own repository.
 .PHONY: critest
-critest: build ## the suite for container runtimes on our CRI server and on containerd's: CRITEST=path
+critest: build $(BIN)/critest-nginx ## the suite for container runtimes on our CRI server and on containerd's: CRITEST=path
 	@test -x "$(CRITEST)" || { echo "usage: make critest CRITEST=path (of cri-tools v1.36)" >&2; exit 1; }
-	$(GO) build -C test -ldflags '$(LDFLAGS)' -o $(CURDIR)/$(BIN)/critest-nginx ./critest/nginx
 	CRITEST=$(abspath $(CRITEST)) $(GO) test -C test -count=1 -v -timeout 40m ./critest
+
+$(BIN)/critest-nginx: test/critest/nginx/main.go $(PARTS)/go-version
+	$(GO) build -C test -ldflags '$(LDFLAGS)' -o $(CURDIR)/$@ ./critest/nginx
 
 # Each program that is given has its tests.
 SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler CompareScheduler) $(if $(KUBE_CONTROLLER_MANAGER),RealControllerManager) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces) \

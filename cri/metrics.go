@@ -114,6 +114,9 @@ func (s *Server) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDe
 	for _, m := range networkMetrics {
 		add(m.name, m.help, "interface")
 	}
+	for _, m := range diskMetrics {
+		add(m.name, m.help, m.label)
+	}
 	return response, nil
 }
 
@@ -168,6 +171,9 @@ func (s *Server) containerMetrics(ctx context.Context, sb *sandbox, c *container
 				break
 			}
 		}
+	}
+	for device, used := range readIO(c.snapshot().Cgroup, s.host.CgroupV2) {
+		list = append(list, used.metrics(device, labels)...)
 	}
 	return list
 }

@@ -62,5 +62,4 @@ go test -C test -run '^$' -bench . -benchtime 1x -timeout 60m ./hollow | grep -v
 echo; echo "== Services as rules"
 go test -run '^$' -bench . -benchtime 5x ./proxy/... ./cni/...
 echo; echo "== CRI servers, ours and containerd's own, beside runc and a plugin alone"
-go build -C test -o "$PWD/bin/critest-nginx" ./critest/nginx
 go test -C test -run '^$' -bench Runtimes -benchtime 1x ./critest | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'
