@@ -34,7 +34,9 @@
 //	status.go, status_writer.go
 //
 // and beside the pods: node.go and nodestatus.go (the Node and its Lease),
-// server.go, auth.go, stream.go, log.go, stats.go (the node API on 10250).
+// server.go, auth.go, stream.go, log.go, stats.go, summary.go (the node API on
+// 10250), certificates.go (who the kubelet is), and what keeps the node itself
+// alive: measure.go, eviction*.go, imagegc.go, preempt.go, shutdown.go.
 //
 // What it refuses to do: it never runs CNI (the runtime does), never talks to
 // etcd, never schedules, and never ends a pod because the API server is away.
