@@ -128,6 +128,7 @@ func TestBadIdentifiers(t *testing.T) {
 
 // A target path is the kubelet's to choose and somebody else's to have spoiled.
 func TestTargetPaths(t *testing.T) {
+	asRoot(t)
 	p := newPlugin(t)
 	volume, disk := p.staged("directory", false, 1<<20), ""
 	pods := p.path("pods")

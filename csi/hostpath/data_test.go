@@ -18,6 +18,7 @@ import (
 
 // A disk that is full: nothing is promised that does not fit, nothing is left of the attempt, and room can still be made.
 func TestDiskFull(t *testing.T) {
+	asRoot(t)
 	p := newPlugin(t)
 	p.kill()
 	tmpfs(t, p.path("state"), "size=8m")
@@ -60,6 +61,7 @@ func TestDiskFull(t *testing.T) {
 
 // A copy has everything that was in a volume and nothing that was not.
 func TestCopies(t *testing.T) {
+	asRoot(t)
 	p := newPlugin(t)
 	source := p.create("source", false, 1<<20)
 	at := func(id string, names ...string) string {
@@ -122,6 +124,7 @@ func TestCopies(t *testing.T) {
 
 // A block volume has the size that it says, keeps what is written, and can grow while it is used.
 func TestBlock(t *testing.T) {
+	asRoot(t)
 	p := newPlugin(t)
 	target := p.path("pods", "disk")
 	id := p.staged("disk", true, 1<<20-1) // rounded up

@@ -27,6 +27,7 @@ type chaos struct {
 // kills the driver between and during them. Whatever happens: no call fails in a way that is not the caller's doing, what
 // is said to be published is, with its data in it; and in the end everything can be taken back, without a rest.
 func TestKilledBetweenAndDuringCalls(t *testing.T) {
+	asRoot(t)
 	for _, seed := range []uint64{1, uint64(time.Now().UnixNano())} {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			c := &chaos{plugin: newPlugin(t), random: rand.New(rand.NewPCG(seed, 0)), volumes: map[string]string{}}
@@ -179,6 +180,7 @@ func (c *chaos) takeBack() {
 
 // Twenty callers say the same at once: all are answered alike, and it was done once.
 func TestConcurrentCalls(t *testing.T) {
+	asRoot(t)
 	p := newPlugin(t)
 	target := p.path("pods", "a")
 	together := func(what string, call func() error) {
@@ -221,6 +223,7 @@ func TestConcurrentCalls(t *testing.T) {
 
 // What a reboot takes, mounts and loop devices, comes back when the CO repeats its calls.
 func TestRepeatedAfterTheKernelForgot(t *testing.T) {
+	asRoot(t)
 	p := newPlugin(t)
 	target := p.path("pods", "a")
 	id := p.staged("disk", true, 1<<20)
