@@ -269,7 +269,7 @@ func realProgram(c *clusterUnderTest, ours *appsv1.DaemonSet, path string) *apps
 	container := &theirs.Spec.Template.Spec.Containers[0]
 	container.Command[0] = realFolder + "/" + filepath.Base(path)
 	container.Command = slices.DeleteFunc(container.Command, func(arg string) bool { return strings.HasPrefix(arg, "--host-root") })
-	for i, folder := range []string{realFolder, "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives"} {
+	for i, folder := range []string{realFolder, "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/protocols"} { // nft looks up what tcp is
 		if _, err := os.Stat(folder); err != nil && folder != realFolder {
 			continue
 		}
