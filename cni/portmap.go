@@ -15,11 +15,13 @@ package cni
 // 127.0.0.1:8080 on the node works too: see openLoopback.
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -103,8 +105,10 @@ func (c *portmapConfig) rules(containerID string, ip net.IPNet) string {
 		}
 		if c.SNAT == nil || *c.SNAT {
 			// Answers to these must come back through the node, which alone can
-			// undo the change of address.
-			sources := []string{ip.IP.String(), "127.0.0.1"}
+			// undo the change of address: containers on the same bridge, this one
+			// among them, and the node by its loopback.
+			bridge := net.IPNet{IP: ip.IP.Mask(ip.Mask), Mask: ip.Mask}
+			sources := []string{bridge.String(), "127.0.0.1"}
 			if ip.IP.To4() == nil {
 				sources = sources[:1]
 			}
@@ -195,6 +199,9 @@ func (c *portmapConfig) forward(args *skel.CmdArgs, result *current.Result) erro
 // (CVE-2020-8558). The rule shuts this again; answers and host ports pass.
 func openLoopback(r iptables.Runner, ip net.IP) error {
 	link, err := linkTo(ip)
+	if errors.Is(err, syscall.ENETUNREACH) {
+		return nil // the node has no address there: nobody on it reaches the container anyhow
+	}
 	if err != nil || strings.ContainsAny(link, "/.") {
 		return err // no file of /proc/sys bears such a name as it is
 	}
