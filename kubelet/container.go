@@ -41,6 +41,10 @@ func (k *Kubelet) containerConfig(ctx context.Context, in containerInput) (*runt
 	if err != nil {
 		return nil, err
 	}
+	devices, err := blockDevices(in)
+	if err != nil {
+		return nil, err
+	}
 	security, err := k.containerSecurity(pod, c, in.image)
 	if err != nil {
 		return nil, err
@@ -64,6 +68,7 @@ func (k *Kubelet) containerConfig(ctx context.Context, in containerInput) (*runt
 		WorkingDir:  c.WorkingDir,
 		Envs:        sortedEnv(env),
 		Mounts:      mounts,
+		Devices:     devices,
 		Labels:      labels,
 		Annotations: containerAnnotations(pod, c, in.attempt),
 		LogPath:     logPath,
@@ -139,6 +144,9 @@ func (k *Kubelet) containerMounts(in containerInput, env map[string]string) ([]*
 		volume, found := in.volumes[m.Name]
 		if !found {
 			return nil, fmt.Errorf("volume mount %q names a volume that the pod does not have", m.Name)
+		}
+		if volume.block {
+			return nil, fmt.Errorf("volume %s has volumeMode Block, but is specified in volumeMounts", m.Name)
 		}
 		subPath := m.SubPath
 		if m.SubPathExpr != "" {

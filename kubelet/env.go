@@ -17,7 +17,7 @@ import (
 type objectReader interface {
 	configMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
-	claimed(ctx context.Context, namespace, claim string) (*corev1.PersistentVolume, error)
+	claimed(ctx context.Context, namespace, claim string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error)
 }
 
 // environment builds a container's variables: envFrom first, env over it, and

@@ -30,6 +30,7 @@ type Kubelet struct {
 	runtime  *containerRuntime
 	cgroups  cgroupTree
 	volumes  *volumes
+	plugins  *pluginRegistry
 	objects  objectReader
 	static   *staticPods
 	relist   *relister
@@ -127,6 +128,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	k.volumes = &volumes{rootDir: cfg.RootDir, objects: k.objects,
 		tokens: &tokens{client: deps.Client, issued: map[tokenKey]issuedToken{}}}
+	k.addCSI()
 	k.cgroups = newCgroupTree(cfg)
 	k.static = &staticPods{path: cfg.StaticPodPath, nodeName: cfg.NodeName, period: cfg.FileCheckFrequency,
 		watch: cfg.WatchFiles, log: deps.Logger, changed: func() { k.touch(); k.node.touchMirrors() }}
@@ -196,6 +198,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		k.static.run, k.static.remote.run, k.relist.run, k.relist.follow, k.syncLoop, k.watchRuntime, k.collectGarbage, k.runServers,
 		k.evictor.run, k.collectImages, k.shutdown.run,
 	}
+	if !k.cfg.Hollow {
+		tasks = append(tasks, k.plugins.run, k.volumes.csi.run)
+	}
 	if !k.shared {
 		tasks = append(tasks, k.events.Run)
 	}
@@ -203,7 +208,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		if !k.shared {
 			tasks = append(tasks, k.podInformer.Run, k.serviceInformer.Run)
 		}
-		tasks = append(tasks, k.node.run, k.writeStatuses, k.wakeWithServices)
+		tasks = append(tasks, k.node.run, k.writeStatuses, k.wakeWithServices, csiNode{k}.run)
 		if k.identity != nil {
 			tasks = append(tasks, k.identity.run)
 		}

@@ -57,6 +57,7 @@ func (n *nodeReporter) fillStatus(ctx context.Context, node *corev1.Node) {
 	n.mu.Lock()
 	s.Features, s.RuntimeHandlers = n.features, n.handlers
 	n.mu.Unlock()
+	s.VolumesInUse = k.volumes.csi.inUse()
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
 	set := func(kind corev1.NodeConditionType, status corev1.ConditionStatus, reason, text string) {
 		setNodeCondition(s, corev1.NodeCondition{Type: kind, Status: status, Reason: reason, Message: text, LastHeartbeatTime: now})

@@ -84,8 +84,13 @@ func (t issuedToken) fresh(now time.Time) bool {
 }
 
 func (t *tokens) get(ctx context.Context, pod *corev1.Pod, source *corev1.ServiceAccountTokenProjection) (string, error) {
+	issued, err := t.issue(ctx, pod, source)
+	return issued.token, err
+}
+
+func (t *tokens) issue(ctx context.Context, pod *corev1.Pod, source *corev1.ServiceAccountTokenProjection) (issuedToken, error) {
 	if t.client == nil {
-		return "", errNoServer
+		return issuedToken{}, errNoServer
 	}
 	key := tokenKey{pod.UID, source.Audience, defaultTokenSeconds}
 	if source.ExpirationSeconds != nil {
@@ -96,7 +101,7 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, source *corev1.Servic
 	known := t.issued[key]
 	t.mu.Unlock()
 	if known.fresh(now) {
-		return known.token, nil
+		return known, nil
 	}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: &key.seconds,
@@ -114,14 +119,14 @@ func (t *tokens) get(ctx context.Context, pod *corev1.Pod, source *corev1.Servic
 	err := client.For(t.client, client.ServiceAccounts).CreateSub(ctx, pod.Namespace, account, "token", request, &answer)
 	if err != nil {
 		if now.Before(known.expires) { // an old token that still works is better than none
-			return known.token, nil
+			return known, nil
 		}
-		return "", fmt.Errorf("failed to fetch token: %w", err)
+		return issuedToken{}, fmt.Errorf("failed to fetch token: %w", err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.issued[key] = issuedToken{answer.Status.Token, now, answer.Status.ExpirationTimestamp.Time}
-	return answer.Status.Token, nil
+	return t.issued[key], nil
 }
 
 // forget drops the tokens of pods that are gone.

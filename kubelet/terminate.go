@@ -38,7 +38,7 @@ func (w *worker) terminate(ctx context.Context, pod *corev1.Pod, seen *observedP
 	k.probes.forget(w.uid)
 	// The last words are read from the pod's directory: status first.
 	w.publish(pod, seen, true)
-	if err := k.volumes.tearDown(w.uid, false); err != nil {
+	if err := k.volumes.tearDown(ctx, w.uid, false); err != nil {
 		return err
 	}
 	if err := k.cgroups.removePod(pod); err != nil {
@@ -64,7 +64,7 @@ func (w *worker) vanish(ctx context.Context, seen *observedPod) error {
 			return err
 		}
 	}
-	if err := k.volumes.tearDown(w.uid, true); err != nil {
+	if err := k.volumes.tearDown(ctx, w.uid, true); err != nil {
 		return err
 	}
 	namespace, name := w.pod.Namespace, w.pod.Name

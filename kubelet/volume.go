@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -24,20 +25,22 @@ import (
 // setUp is called again and again while the pod lives and changes only what
 // differs; tearDown reads the mount table, not memory.
 //
-// Simplified: hostPath, emptyDir, configMap, secret, downwardAPI and projected.
-// A pod with any other volume waits with a FailedMount event that says so.
+// Simplified: hostPath, emptyDir, configMap, secret, downwardAPI, projected,
+// claims and CSI. A pod with any other volume waits with a FailedMount event that says so.
 type volumes struct {
 	rootDir string
 	objects objectReader
 	tokens  *tokens
 	// defaultTmpfsBytes bounds memory volumes that say nothing themselves.
 	defaultTmpfsBytes int64
+	csi               *csiVolumes
 }
 
 // mountedVolume is a volume ready to be mounted into containers.
 type mountedVolume struct {
 	path     string
 	readOnly bool // content that only the kubelet may write
+	block    bool // a device: for volumeDevices, not volumeMounts
 }
 
 func (v *volumes) podDir(uid types.UID) string {
@@ -53,44 +56,49 @@ func (v *volumes) setUp(ctx context.Context, f podFacts) (map[string]mountedVolu
 	mounted := map[string]mountedVolume{}
 	for i := range f.pod.Spec.Volumes {
 		volume := &f.pod.Spec.Volumes[i]
-		path, readOnly, err := v.setUpOne(ctx, f, volume)
-		if err != nil {
-			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume.Name, err)
+		one, err := v.setUpOne(ctx, f, volume)
+		if said := (told{}); errors.As(err, &said) {
+			return nil, err
+		} else if err != nil {
+			return nil, failed("MountVolume.SetUp", volume.Name, err)
 		}
-		mounted[volume.Name] = mountedVolume{path, readOnly}
+		mounted[volume.Name] = one
 	}
 	return mounted, nil
 }
 
-func (v *volumes) setUpOne(ctx context.Context, f podFacts, volume *corev1.Volume) (path string, readOnly bool, err error) {
-	uid, source := f.pod.UID, volume.VolumeSource
+func (v *volumes) setUpOne(ctx context.Context, f podFacts, volume *corev1.Volume) (mountedVolume, error) {
+	source, path := volume.VolumeSource, ""
 	switch {
 	case source.HostPath != nil:
-		return source.HostPath.Path, false, setUpHostPath(source.HostPath)
+		return mountedVolume{path: source.HostPath.Path}, setUpHostPath(source.HostPath)
 	case source.EmptyDir != nil, source == corev1.VolumeSource{}:
-		path = v.dir(uid, "empty-dir", volume.Name)
-		return path, false, v.setUpEmptyDir(path, f.pod, source.EmptyDir)
+		path = v.dir(f.pod.UID, "empty-dir", volume.Name)
+		return mountedVolume{path: path}, v.setUpEmptyDir(path, f.pod, source.EmptyDir)
+	case source.PersistentVolumeClaim != nil, source.Ephemeral != nil:
+		return v.setUpClaim(ctx, f.pod, volume)
+	case source.CSI != nil:
+		return v.csi.ensure(ctx, f.pod, volume.Name, isTrue(source.CSI.ReadOnly), func() (csiVolume, error) {
+			return inlineCSI(f.pod, volume.Name, v.csi.nodeName, source.CSI), nil
+		})
 	case source.ConfigMap != nil:
-		path = v.dir(uid, "configmap", volume.Name)
+		path = v.dir(f.pod.UID, "configmap", volume.Name)
 	case source.Secret != nil:
-		path = v.dir(uid, "secret", volume.Name)
+		path = v.dir(f.pod.UID, "secret", volume.Name)
 	case source.DownwardAPI != nil:
-		path = v.dir(uid, "downward-api", volume.Name)
+		path = v.dir(f.pod.UID, "downward-api", volume.Name)
 	case source.Projected != nil:
-		path = v.dir(uid, "projected", volume.Name)
-	case source.PersistentVolumeClaim != nil:
-		path, err = v.setUpClaim(ctx, f.pod.Namespace, source.PersistentVolumeClaim)
-		return path, source.PersistentVolumeClaim.ReadOnly, err
+		path = v.dir(f.pod.UID, "projected", volume.Name)
 	default:
-		return "", false, fmt.Errorf("this kind of volume is not supported yet")
+		return mountedVolume{}, fmt.Errorf("this kind of volume is not supported yet")
 	}
 	// What is secret never reaches a disk.
 	if source.Secret != nil || source.Projected != nil {
 		if err := ensureTmpfs(path, v.defaultTmpfsBytes); err != nil {
-			return "", false, err
+			return mountedVolume{}, err
 		}
 	}
-	return path, true, v.setUpPayload(ctx, f, volume, path)
+	return mountedVolume{path: path, readOnly: true}, v.setUpPayload(ctx, f, volume, path)
 }
 
 // setUpPayload writes what the API server knows into the volume. If it cannot
@@ -194,18 +202,24 @@ func fsGroup(pod *corev1.Pod) *int64 {
 
 // tearDown unmounts and removes the pod's volumes; with all set, everything
 // else the pod has on disk as well.
-func (v *volumes) tearDown(uid types.UID, all bool) error {
+func (v *volumes) tearDown(ctx context.Context, uid types.UID, all bool) error {
 	base := v.podDir(uid)
 	mounts, err := mountsBelow(base)
 	if err != nil {
 		return err
 	}
+	// What a driver has mounted, it unmounts.
+	drivers := filepath.Join(base, "volumes", "kubernetes.io~csi")
+	mounts = slices.DeleteFunc(mounts, func(path string) bool { return strings.HasPrefix(path, drivers+"/") })
 	// Deepest first: a mount may lie on a mount.
 	slices.SortFunc(mounts, func(a, b string) int { return strings.Compare(b, a) })
 	for _, m := range mounts {
 		if err := unmount(m); err != nil {
 			return fmt.Errorf("unmount %s: %w", m, err)
 		}
+	}
+	if err := v.csi.tearDown(ctx, uid); err != nil {
+		return err
 	}
 	// Invariant: nothing is removed while anything is mounted below it: a
 	// bind of a subPath is the user's data, not ours.
@@ -218,7 +232,7 @@ func (v *volumes) tearDown(uid types.UID, all bool) error {
 	if all {
 		return os.RemoveAll(base)
 	}
-	for _, part := range []string{"volumes", "volume-subpaths"} {
+	for _, part := range []string{"volumes", "volumeDevices", "volume-subpaths"} {
 		if err := os.RemoveAll(filepath.Join(base, part)); err != nil {
 			return err
 		}

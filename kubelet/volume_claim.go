@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"tinykube/api/claims"
 	"tinykube/client"
 )
 
@@ -17,49 +18,72 @@ import (
 
 // setUpClaim makes the volume behind a claim ready.
 //
-// Simplified: only volumes that are a folder of this node (hostPath, local);
-// others say so. They come with CSI.
+// Simplified: volumes that are a folder of this node (hostPath, local), and
+// those of CSI drivers; others say so.
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/volumemanager/populator getPVCExtractPV, getPVSpec.
-func (v *volumes) setUpClaim(ctx context.Context, namespace string, source *corev1.PersistentVolumeClaimVolumeSource) (path string, err error) {
-	volume, err := v.objects.claimed(ctx, namespace, source.ClaimName)
-	if err != nil {
-		return "", fmt.Errorf("error processing PVC %s/%s: %w", namespace, source.ClaimName, err)
+func (v *volumes) setUpClaim(ctx context.Context, pod *corev1.Pod, source *corev1.Volume) (mountedVolume, error) {
+	name, own := claims.Of(pod, source)
+	readOnly := source.PersistentVolumeClaim != nil && source.PersistentVolumeClaim.ReadOnly
+	find := func() (w csiVolume, err error) {
+		claim, volume, err := v.objects.claimed(ctx, pod.Namespace, name)
+		if err == nil && own {
+			err = claims.Own(pod, claim)
+		}
+		if err != nil {
+			return w, told{fmt.Errorf("Unable to attach or mount volumes: unmounted volumes=[%[1]s], unattached volumes=[], failed to process volumes=[%[1]s]: error processing PVC %s/%s: %w",
+				source.Name, pod.Namespace, name, err)}
+		}
+		w.persistent = volume
+		if volume.Spec.CSI != nil {
+			w = claimedCSI(pod, source.Name, v.csi.nodeName, claim, volume, readOnly)
+		}
+		return w, nil
 	}
-	switch {
+	if v.csi.ready(pod, source.Name) != nil {
+		return v.csi.ensure(ctx, pod, source.Name, readOnly, find)
+	}
+	w, err := find()
+	if err != nil {
+		return mountedVolume{}, err
+	}
+	switch volume := w.persistent; {
+	case volume.Spec.CSI != nil:
+		return v.csi.ensure(ctx, pod, source.Name, readOnly, func() (csiVolume, error) { return w, nil })
 	case volume.Spec.HostPath != nil:
-		return volume.Spec.HostPath.Path, setUpHostPath(volume.Spec.HostPath)
+		return mountedVolume{path: volume.Spec.HostPath.Path, readOnly: readOnly}, setUpHostPath(volume.Spec.HostPath)
 	case volume.Spec.Local != nil:
 		directory := corev1.HostPathDirectory
-		return volume.Spec.Local.Path, setUpHostPath(&corev1.HostPathVolumeSource{Path: volume.Spec.Local.Path, Type: &directory})
+		return mountedVolume{path: volume.Spec.Local.Path, readOnly: readOnly},
+			setUpHostPath(&corev1.HostPathVolumeSource{Path: volume.Spec.Local.Path, Type: &directory})
 	}
-	return "", fmt.Errorf("persistent volume %s is of a kind that is not supported yet", volume.Name)
+	return mountedVolume{}, fmt.Errorf("persistent volume %s is of a kind that is not supported yet", w.persistent.Name)
 }
 
 // claimed reads the volume that a claim is bound to.
-func (a apiObjects) claimed(ctx context.Context, namespace, name string) (*corev1.PersistentVolume, error) {
+func (a apiObjects) claimed(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error) {
 	if a.client == nil {
-		return nil, errNoServer
+		return nil, nil, errNoServer
 	}
 	claim, err := client.For(a.client, client.PersistentVolumeClaims).Get(ctx, namespace, name)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("failed to fetch PVC from API server: %w", err)
+		return nil, nil, fmt.Errorf("failed to fetch PVC from API server: %w", err)
 	case claim.DeletionTimestamp != nil:
-		return nil, errors.New("PVC is being deleted")
+		return nil, nil, errors.New("PVC is being deleted")
 	case claim.Status.Phase != corev1.ClaimBound:
-		return nil, errors.New("PVC is not bound")
+		return nil, nil, errors.New("PVC is not bound")
 	case claim.Spec.VolumeName == "":
-		return nil, errors.New("PVC has empty pvc.Spec.VolumeName")
+		return nil, nil, errors.New("PVC has empty pvc.Spec.VolumeName")
 	}
 	volume, err := client.For(a.client, client.PersistentVolumes).Get(ctx, "", claim.Spec.VolumeName)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("failed to fetch PV %s from API server: %w", claim.Spec.VolumeName, err)
+		return nil, nil, fmt.Errorf("failed to fetch PV %s from API server: %w", claim.Spec.VolumeName, err)
 	case volume.Spec.ClaimRef == nil:
-		return nil, fmt.Errorf("found PV object %s but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim", volume.Name)
+		return nil, nil, fmt.Errorf("found PV object %s but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim", volume.Name)
 	case volume.Spec.ClaimRef.UID != claim.UID:
-		return nil, fmt.Errorf("found PV object %s but its pv.Spec.ClaimRef.UID %s does not point to claim.UID %s", volume.Name, volume.Spec.ClaimRef.UID, claim.UID)
+		return nil, nil, fmt.Errorf("found PV object %s but its pv.Spec.ClaimRef.UID %s does not point to claim.UID %s", volume.Name, volume.Spec.ClaimRef.UID, claim.UID)
 	}
-	return volume, nil
+	return claim, volume, nil
 }

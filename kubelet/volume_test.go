@@ -54,11 +54,11 @@ func (f *fakeObjects) configMap(_ context.Context, _, name string) (*corev1.Conf
 	return nil, errors.Join(f.away, apierrors.NewNotFound(corev1.Resource("configmap"), name))
 }
 
-func (f *fakeObjects) claimed(_ context.Context, _, name string) (*corev1.PersistentVolume, error) {
+func (f *fakeObjects) claimed(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error) {
 	if volume := f.volumes[name]; volume != nil {
-		return volume, nil
+		return &corev1.PersistentVolumeClaim{}, volume, nil
 	}
-	return nil, errors.New("PVC is not bound")
+	return nil, nil, errors.New("PVC is not bound")
 }
 
 func (f *fakeObjects) secret(_ context.Context, _, name string) (*corev1.Secret, error) {
@@ -72,7 +72,9 @@ func testVolumes(t *testing.T) (*volumes, *fakeObjects) {
 	objects := &fakeObjects{
 		configMaps: map[string]*corev1.ConfigMap{"cm": {Data: map[string]string{"a": "1", "b": "2"}}},
 		secrets:    map[string]*corev1.Secret{"s": {Data: map[string][]byte{"password": []byte("x")}}}}
-	return &volumes{rootDir: t.TempDir(), objects: objects, tokens: &tokens{}, defaultTmpfsBytes: 1 << 20}, objects
+	v := &volumes{rootDir: t.TempDir(), objects: objects, tokens: &tokens{}, defaultTmpfsBytes: 1 << 20}
+	v.csi = &csiVolumes{rootDir: v.rootDir, nodeName: "node-0", objects: objects, log: discard}
+	return v, objects
 }
 
 func podWith(sources map[string]corev1.VolumeSource) podFacts {
@@ -148,7 +150,7 @@ func TestVolumesFromTheAPI(t *testing.T) {
 		if _, err := v.setUp(t.Context(), f); err != nil {
 			t.Errorf("refresh without an API server: %v", err)
 		}
-		if err := v.tearDown("uid-1", true); err != nil {
+		if err := v.tearDown(t.Context(), "uid-1", true); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Stat(v.podDir("uid-1")); !errors.Is(err, fs.ErrNotExist) {
@@ -157,7 +159,7 @@ func TestVolumesFromTheAPI(t *testing.T) {
 		if _, err := v.setUp(t.Context(), f); err == nil {
 			t.Error("a new volume without an API server: no error")
 		}
-		if err := v.tearDown("uid-1", true); err != nil {
+		if err := v.tearDown(t.Context(), "uid-1", true); err != nil {
 			t.Error(err)
 		}
 	})
@@ -186,7 +188,7 @@ func TestEmptyDirs(t *testing.T) {
 		if mounts, _ := mountsBelow(v.rootDir); len(mounts) != 1 {
 			t.Errorf("mounts: %v", mounts)
 		}
-		if err := v.tearDown("uid-1", true); err != nil {
+		if err := v.tearDown(t.Context(), "uid-1", true); err != nil {
 			t.Error(err)
 		}
 	})
@@ -212,7 +214,7 @@ func TestTearDownSparesWhatIsNotOurs(t *testing.T) {
 		if mounts, _ := mountsBelow(v.rootDir); len(mounts) != 1 {
 			t.Errorf("mounts: %v, want one", mounts)
 		}
-		if err := v.tearDown("uid-1", true); err != nil {
+		if err := v.tearDown(t.Context(), "uid-1", true); err != nil {
 			t.Error(err)
 		}
 		read(t, data+"/precious")
@@ -305,7 +307,7 @@ func TestClaims(t *testing.T) {
 		pod.pod.Namespace = "default"
 		mounted, err := v.setUp(t.Context(), pod)
 		switch {
-		case want == "" && (err != nil || mounted["data"] != mountedVolume{dir, true}):
+		case want == "" && (err != nil || mounted["data"] != mountedVolume{path: dir, readOnly: true}):
 			t.Errorf("%s: %v %v", claim, mounted, err)
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 			t.Errorf("%s: %v, want %q", claim, err, want)
