@@ -167,11 +167,11 @@ func TestPodOfTheAPI(t *testing.T) {
 		if n := len(c.runtime.Sandboxes()); n > 0 {
 			return fmt.Errorf("%d sandboxes", n)
 		}
+		if _, err := os.Stat(c.kubelet.volumes.podDir(pod.UID)); !os.IsNotExist(err) {
+			return fmt.Errorf("the pod's directory: %v", err)
+		}
 		return nil
 	})
-	if _, err := os.Stat(c.kubelet.volumes.podDir(pod.UID)); !os.IsNotExist(err) {
-		t.Errorf("the pod's directory: %v", err)
-	}
 	// A pod that does its work and ends.
 	c.runtime.Programs["job:1"] = fakecri.Program{Runs: 100 * time.Millisecond}
 	c.create("job", func(p *corev1.Pod) {

@@ -23,21 +23,50 @@ import (
 // attachers read it.
 const annotationDriverNode = "csi.volume.kubernetes.io/nodeid"
 
+// csiNodePeriod is how long a CSINode that somebody removed may be missing.
+const csiNodePeriod = 30 * time.Second
+
 // csiNode keeps what the API knows of the node's drivers: the CSINode, and the
 // node's labels for topology, which scheduler and provisioners go by.
 //
 // Upstream: kubernetes@v1.36 pkg/volume/csi/nodeinfomanager.
 type csiNode struct{ k *Kubelet }
 
-// run makes the CSINode once there is a Node for it.
+// run makes the CSINode once there is a Node for it, and again whenever somebody
+// removed it, as happens to that of a deleted Node.
+//
+// Simplified: it looks every half minute, where upstream writes a lost driver
+// only when its registrar is started anew.
 func (c csiNode) run(ctx context.Context) error {
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
-		err := c.change(ctx, func([]storagev1.CSINodeDriver) []storagev1.CSINodeDriver { return nil }, false)
-		if err == nil || !wait(ctx, pause) {
+	pause := 100 * time.Millisecond
+	for first := true; ; {
+		err := c.change(ctx, slices.Clone[[]storagev1.CSINodeDriver])
+		for _, driver := range c.k.plugins.drivers() {
+			if err == nil && !first {
+				err = c.installIf(ctx, driver)
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			c.k.log.Debug("CSINode not written", "err", err)
+			pause = min(2*pause, 10*time.Second)
+		} else {
+			first, pause = false, csiNodePeriod
+		}
+		if !wait(ctx, pause) {
 			return nil
 		}
-		c.k.log.Debug("CSINode not written", "err", err)
 	}
+}
+
+// installIf writes a driver that is still registered: it may go while we write.
+func (c csiNode) installIf(ctx context.Context, driver csiDriver) error {
+	if err := c.install(ctx, driver); err != nil {
+		return err
+	}
+	if _, registered := c.k.plugins.endpoint(driver.name); !registered {
+		return c.uninstall(ctx, driver.name)
+	}
+	return nil
 }
 
 // install adds a driver. The API server may be away for a moment.
@@ -49,7 +78,7 @@ func (c csiNode) install(ctx context.Context, driver csiDriver) error {
 		if err := c.label(ctx, driver.name, driver.nodeID, driver.topology); err != nil {
 			return fmt.Errorf("error updating Node object with CSI driver node info: %w", err)
 		}
-		if err := c.change(ctx, func(have []storagev1.CSINodeDriver) []storagev1.CSINodeDriver { return withDriver(have, driver) }, true); err != nil {
+		if err := c.change(ctx, func(have []storagev1.CSINodeDriver) []storagev1.CSINodeDriver { return withDriver(have, driver) }); err != nil {
 			return fmt.Errorf("error updating CSINode object with CSI driver node info: %w", err)
 		}
 		return nil
@@ -62,7 +91,7 @@ func (c csiNode) uninstall(ctx context.Context, name string) error {
 		return nil
 	}
 	return c.retry(ctx, func() error {
-		if err := c.change(ctx, func(have []storagev1.CSINodeDriver) []storagev1.CSINodeDriver { return withoutDriver(have, name) }, true); err != nil {
+		if err := c.change(ctx, func(have []storagev1.CSINodeDriver) []storagev1.CSINodeDriver { return withoutDriver(have, name) }); err != nil {
 			return fmt.Errorf("error uninstalling CSI driver from CSINode object %w", err)
 		}
 		return c.label(ctx, name, "", nil)
@@ -80,7 +109,7 @@ func (c csiNode) retry(ctx context.Context, do func() error) (err error) {
 
 // change writes the drivers of the CSINode, and makes it if there is none. One
 // that belongs to a former Node of this name is replaced.
-func (c csiNode) change(ctx context.Context, drivers func([]storagev1.CSINodeDriver) []storagev1.CSINodeDriver, write bool) error {
+func (c csiNode) change(ctx context.Context, drivers func([]storagev1.CSINodeDriver) []storagev1.CSINodeDriver) error {
 	node := c.k.registeredNode()
 	if node == nil {
 		return errors.New("the CSINode waits for the node")
@@ -100,7 +129,7 @@ func (c csiNode) change(ctx context.Context, drivers func([]storagev1.CSINodeDri
 			Spec: storagev1.CSINodeSpec{Drivers: append([]storagev1.CSINodeDriver{}, drivers(nil)...)}}
 		_, err = nodes.Create(ctx, made)
 		return err
-	case err != nil || !write:
+	case err != nil:
 		return err
 	}
 	after := have.DeepCopy()

@@ -59,6 +59,7 @@ type pluginSocket struct {
 	again    time.Time
 	driver   string // empty: not registered
 	endpoint string
+	said     csiDriver // what was told to the API
 }
 
 // socketIdentity tells a socket from one that is made later at the same path.
@@ -92,10 +93,25 @@ func (p *pluginRegistry) endpoint(driver string) (string, bool) {
 	return "", false
 }
 
+// drivers are those that are registered, as they introduced themselves.
+func (p *pluginRegistry) drivers() (out []csiDriver) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.sockets {
+		if s.driver != "" {
+			out = append(out, s.said)
+		}
+	}
+	return out
+}
+
 // run looks until ctx ends.
 func (p *pluginRegistry) run(ctx context.Context) error {
-	if err := os.MkdirAll(p.dir, 0o750); err != nil {
-		return err
+	// Drivers' manifests expect these to be there.
+	for _, dir := range []string{p.dir, filepath.Join(filepath.Dir(p.dir), "plugins"), filepath.Join(filepath.Dir(p.dir), "pods")} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
 	}
 	talks, ctx := errgroup.WithContext(ctx)
 	if p.watch {
@@ -227,12 +243,12 @@ func (p *pluginRegistry) register(ctx context.Context, path string) error {
 		return fmt.Errorf("RegisterPlugin error -- failed to get plugin info using RPC GetInfo at socket %s, err: %w", path, err)
 	}
 	endpoint := or(info.Endpoint, path)
-	err = checkPlugin(info, path)
-	if err == nil {
-		err = p.introduce(ctx, info.Name, endpoint)
+	var driver csiDriver
+	if err = checkPlugin(info, path); err == nil {
+		driver, err = p.introduce(ctx, info.Name, endpoint)
 	}
 	if err == nil {
-		err = p.adopt(ctx, path, info.Name, endpoint)
+		err = p.adopt(ctx, path, driver, endpoint)
 	}
 	answer := &registration.RegistrationStatus{PluginRegistered: err == nil}
 	if err != nil {
@@ -274,10 +290,10 @@ func checkPlugin(info *registration.PluginInfo, path string) error {
 }
 
 // introduce asks the driver who this node is to it, and tells the API.
-func (p *pluginRegistry) introduce(ctx context.Context, name, endpoint string) error {
+func (p *pluginRegistry) introduce(ctx context.Context, name, endpoint string) (driver csiDriver, err error) {
 	client, err := dialCSI(endpoint)
 	if err != nil {
-		return err
+		return driver, err
 	}
 	defer client.close()
 	callCtx, cancel := context.WithTimeout(ctx, csiTimeout)
@@ -286,23 +302,24 @@ func (p *pluginRegistry) introduce(ctx context.Context, name, endpoint string) e
 	if err == nil && node.NodeId == "" {
 		err = errors.New("node ID is empty")
 	}
+	driver = csiDriver{name: name, nodeID: node.GetNodeId(), maxVolumes: node.GetMaxVolumesPerNode(),
+		topology: node.GetAccessibleTopology().GetSegments()}
 	if err == nil {
-		err = p.install(callCtx, csiDriver{name: name, nodeID: node.NodeId, maxVolumes: node.MaxVolumesPerNode,
-			topology: node.GetAccessibleTopology().GetSegments()})
+		err = p.install(callCtx, driver)
 	}
 	if err != nil {
-		return fmt.Errorf("RegisterPlugin error -- plugin registration failed with err: %w", err)
+		return driver, fmt.Errorf("RegisterPlugin error -- plugin registration failed with err: %w", err)
 	}
-	return nil
+	return driver, nil
 }
 
 // adopt makes the driver the one behind the socket. If another was, that one is
 // gone.
-func (p *pluginRegistry) adopt(ctx context.Context, path, driver, endpoint string) error {
+func (p *pluginRegistry) adopt(ctx context.Context, path string, driver csiDriver, endpoint string) error {
 	p.mu.Lock()
 	s := p.sockets[path]
 	before := s.driver
-	s.driver, s.endpoint = driver, endpoint
+	s.driver, s.endpoint, s.said = driver.name, endpoint, driver
 	p.mu.Unlock()
 	if _, other := p.endpoint(before); before == "" || other {
 		return nil

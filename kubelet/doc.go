@@ -29,6 +29,8 @@
 //	sandbox.go, container.go what is asked of the runtime (with env.go, facts.go,
 //	                         security.go, resources.go, dns.go, hosts.go, image.go)
 //	volume*.go, mount_linux.go, cgroup.go
+//	csi.go                   volumes of drivers (csi_record.go: what of them is on disk;
+//	                         csi_registry.go, csi_node.go: which drivers there are)
 //	probe.go, hooks.go       what is asked of the container
 //	terminate.go, gc.go      the end
 //	status.go, status_writer.go
