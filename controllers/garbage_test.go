@@ -85,12 +85,7 @@ func TestGarbageOfWrongNamespace(t *testing.T) {
 			t.Error("collected what may have an owner")
 		}
 		for namespace, name := range map[string]string{"elsewhere": "wrong", "default": "node"} {
-			found := ""
-			for _, e := range list(c, client.Events, namespace) {
-				if e.Reason == "OwnerRefInvalidNamespace" && e.InvolvedObject.Name == name {
-					found = e.Message
-				}
-			}
+			found := strings.Join(c.told(namespace, name, "OwnerRefInvalidNamespace"), "")
 			where := strings.TrimSuffix(namespace, "default")
 			want := "ownerRef [apps/v1/ReplicaSet, namespace: " + where + ", name: owner, uid: " + string(owner.UID) + `] does not exist in namespace "` + where + `"`
 			if found != want {

@@ -205,12 +205,6 @@ func (c *controller) provideClaims(ctx context.Context, s snapshot, pod *corev1.
 }
 
 func (c *controller) deletePod(ctx context.Context, set *appsv1.StatefulSet, pod *corev1.Pod) error {
-	switch pod.Status.Phase {
-	case corev1.PodFailed:
-		c.Events.Event(set, corev1.EventTypeWarning, "RecreatingFailedPod", "StatefulSet %s is recreating failed Pod %s", client.Key(set), pod.Name)
-	case corev1.PodSucceeded:
-		c.Events.Event(set, corev1.EventTypeNormal, "RecreatingTerminatedPod", "StatefulSet %s is recreating terminated Pod %s", client.Key(set), pod.Name)
-	}
 	err := c.pods.Delete(ctx, pod, metav1.DeleteOptions{})
 	c.tell(ctx, set, "Delete", pod, err)
 	if err != nil {
