@@ -59,8 +59,6 @@ var kubeletMutants = []mutant{
 		"plan.attempt = sandbox.Metadata.GetAttempt() + 1", "plan.attempt = 0", "when a sandbox dies"},
 	{"13", "leaves the dead one lying there", workerFile,
 		"createSandbox: true, stopPod: sandbox != nil}", "createSandbox: true}", "the dead sandbox is stopped:"},
-	{"13", "skips the init containers in a second sandbox", workerFile,
-		"if len(pod.Spec.InitContainers) > 0 {", "if len(pod.Spec.InitContainers) > 0 && sandbox == nil {", "the init containers run again"},
 	{"13", "starts all again in a second sandbox", workerFile,
 		"if shouldStart(pod, c, seen.latest(c.Name)) {\n\t\t\t\tplan.start", "if true {\n\t\t\t\tplan.start", "shall not run again"},
 
