@@ -11,6 +11,6 @@ import "embed"
 // Source is the main module's tree, as it was when this binary was built.
 //
 //go:embed go.mod go.sum staticcheck.conf LICENSE Makefile README.md ARCHITECTURE.md source.go source_test.go
-//go:embed api apiserver bootstrap client cmd cni controllers cri docs examples flannel kubelet labs proxy scheduler scripts
+//go:embed api apiserver bootstrap client cmd cni controllers cri csi docs examples flannel kubelet labs proxy scheduler scripts
 //go:embed internal/[^p]* internal/payload/*.go internal/payload/pack internal/payload/data/README.md
 var Source embed.FS
