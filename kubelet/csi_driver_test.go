@@ -260,6 +260,15 @@ func (b *csiBench) shared() {
 		t.Error(err)
 	}
 	second := b.setUp(two)
+	// Its controller enlarges it: the next look at the pod does the node's part.
+	if _, err := b.control.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: volume.Spec.CSI.VolumeHandle,
+		CapacityRange: &csi.CapacityRange{RequiredBytes: 2 << 20}}); err != nil {
+		t.Error(err)
+	}
+	volume.Spec.Capacity[corev1.ResourceStorage] = resource.MustParse("2Mi")
+	if b.setUp(two); b.resizedTo != "2Mi" || !strings.Contains(b.log.String(), `MountVolume.NodeExpandVolume succeeded for volume \"pvc-shared\"`) {
+		t.Errorf("the claim was told %q", b.resizedTo)
+	}
 	// Everybody dies. Nothing has to be asked to know that the volume is there.
 	b.killDriver()
 	b.restartKubelet()

@@ -56,7 +56,8 @@ func (f *fakeObjects) configMap(_ context.Context, _, name string) (*corev1.Conf
 
 func (f *fakeObjects) claimed(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error) {
 	if volume := f.volumes[name]; volume != nil {
-		return &corev1.PersistentVolumeClaim{}, volume, nil
+		size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Mi")}
+		return &corev1.PersistentVolumeClaim{Status: corev1.PersistentVolumeClaimStatus{Capacity: size}}, volume, nil
 	}
 	return nil, nil, errors.New("PVC is not bound")
 }
