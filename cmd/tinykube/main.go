@@ -33,21 +33,23 @@ import (
 
 // components are the programs that are useful alone.
 var components = map[string]func() *cobra.Command{
-	"cri":                     cri.NewCommand,
-	"csi-attacher":            csisidecars.NewPart("attacher"),
-	"csi-hostpath":            csihostpath.NewCommand,
-	"csi-provisioner":         csisidecars.NewPart("provisioner"),
-	"csi-resizer":             csisidecars.NewPart("resizer"),
-	"csi-sidecars":            csisidecars.NewCommand,
-	"csi-snapshotter":         csisidecars.NewPart("snapshotter"),
-	"etcd":                    etcd.NewCommand,
-	"etcdctl":                 etcdctl.NewCommand,
-	"flanneld":                flanneld.NewCommand,
-	"kube-apiserver":          apiserver.NewCommand,
-	"kube-controller-manager": controllers.NewCommand,
-	"kube-proxy":              proxy.NewCommand,
-	"kube-scheduler":          scheduler.NewCommand,
-	"kubelet":                 kubelet.NewCommand,
+	"cri":                       cri.NewCommand,
+	"csi-attacher":              csisidecars.NewPart("attacher"),
+	"csi-hostpath":              csihostpath.NewCommand,
+	"csi-node-driver-registrar": csisidecars.NewRegistrar,
+	"csi-provisioner":           csisidecars.NewPart("provisioner"),
+	"csi-resizer":               csisidecars.NewPart("resizer"),
+	"csi-sidecars":              csisidecars.NewCommand,
+	"csi-snapshotter":           csisidecars.NewPart("snapshotter"),
+	"etcd":                      etcd.NewCommand,
+	"etcdctl":                   etcdctl.NewCommand,
+	"flanneld":                  flanneld.NewCommand,
+	"kube-apiserver":            apiserver.NewCommand,
+	"kube-controller-manager":   controllers.NewCommand,
+	"kube-proxy":                proxy.NewCommand,
+	"kube-scheduler":            scheduler.NewCommand,
+	"kubelet":                   kubelet.NewCommand,
+	"livenessprobe":             csisidecars.NewLivenessProbe,
 }
 
 func main() {

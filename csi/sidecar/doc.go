@@ -12,6 +12,9 @@
 // each call is such that it may come again: its name is made of the object's UID,
 // and a finalizer keeps the object until the call that undoes it has succeeded.
 //
+// Two more parts stand between a driver and a node: Registrar tells the kubelet of
+// it, Health answers the kubelet how it is.
+//
 // Each of the four runs beside a driver, and serves that one only: whose name
 // it answers to it asks the driver.
 //

@@ -18,14 +18,14 @@ import (
 type driver struct {
 	connection *grpc.ClientConn
 	controller csi.ControllerClient
+	identity   csi.IdentityClient
 	name       string
 	topology   bool
 	can        map[csi.ControllerServiceCapability_RPC_Type]bool
 }
 
-// dial waits until the driver says that it is ready; it returns nil if ctx ends
-// before.
-func dial(ctx context.Context, address string, timeout time.Duration, log *slog.Logger) (*driver, error) {
+// connect prepares calls; none is made yet.
+func connect(address string, timeout time.Duration, log *slog.Logger) (*driver, error) {
 	if !strings.Contains(address, "://") {
 		address = "unix://" + address
 	}
@@ -43,15 +43,33 @@ func dial(ctx context.Context, address string, timeout time.Duration, log *slog.
 	if err != nil {
 		return nil, fmt.Errorf("driver at %s: %w", address, err)
 	}
-	d := &driver{connection: connection, controller: csi.NewControllerClient(connection), can: map[csi.ControllerServiceCapability_RPC_Type]bool{}}
-	for said := false; ; {
-		err := d.ask(ctx)
+	return &driver{connection: connection, controller: csi.NewControllerClient(connection), identity: csi.NewIdentityClient(connection),
+		can: map[csi.ControllerServiceCapability_RPC_Type]bool{}}, nil
+}
+
+// dial waits until the driver says that it is ready, and what it can do; it
+// returns nil if ctx ends before.
+func dial(ctx context.Context, address string, timeout time.Duration, log *slog.Logger) (*driver, error) {
+	return waitFor(ctx, address, timeout, log, (*driver).ask)
+}
+
+// dialIdentity is dial for who wants no more than the name.
+func dialIdentity(ctx context.Context, address string, timeout time.Duration, log *slog.Logger) (*driver, error) {
+	return waitFor(ctx, address, timeout, log, (*driver).askName)
+}
+
+func waitFor(ctx context.Context, address string, timeout time.Duration, log *slog.Logger, ask func(*driver, context.Context) error) (*driver, error) {
+	d, err := connect(address, timeout, log)
+	if err != nil {
+		return nil, err
+	}
+	for said := false; ; said = true {
+		err := ask(d, ctx)
 		if err == nil {
 			return d, nil
 		}
 		if !said {
 			log.Info("waiting for the driver", "address", address, "err", err)
-			said = true
 		}
 		select {
 		case <-ctx.Done():
@@ -62,24 +80,36 @@ func dial(ctx context.Context, address string, timeout time.Duration, log *slog.
 	}
 }
 
-// ask learns the driver's name and what it can do.
-func (d *driver) ask(ctx context.Context) error {
-	identity := csi.NewIdentityClient(d.connection)
-	probe, err := identity.Probe(ctx, &csi.ProbeRequest{})
-	if err != nil {
-		return err
-	}
-	if probe.Ready != nil && !probe.Ready.Value {
+// probe asks whether the driver is ready.
+func (d *driver) probe(ctx context.Context) error {
+	probe, err := d.identity.Probe(ctx, &csi.ProbeRequest{})
+	if err == nil && probe.Ready != nil && !probe.Ready.Value {
 		return status.Error(codes.Unavailable, "the driver is not ready yet")
 	}
-	info, err := identity.GetPluginInfo(ctx, &csi.GetPluginInfoRequest{})
+	return err
+}
+
+// askName learns the driver's name.
+func (d *driver) askName(ctx context.Context) error {
+	if err := d.probe(ctx); err != nil {
+		return err
+	}
+	info, err := d.identity.GetPluginInfo(ctx, &csi.GetPluginInfoRequest{})
 	if err != nil {
 		return err
 	}
 	if d.name = info.Name; d.name == "" {
 		return status.Error(codes.Internal, "the driver has no name")
 	}
-	plugin, err := identity.GetPluginCapabilities(ctx, &csi.GetPluginCapabilitiesRequest{})
+	return nil
+}
+
+// ask learns the driver's name and what it can do.
+func (d *driver) ask(ctx context.Context) error {
+	if err := d.askName(ctx); err != nil {
+		return err
+	}
+	plugin, err := d.identity.GetPluginCapabilities(ctx, &csi.GetPluginCapabilitiesRequest{})
 	if err != nil {
 		return err
 	}

@@ -264,8 +264,12 @@ func TestSnapshot(t *testing.T) {
 	w.until("the claim is bound", func() bool { return claims.Bound(w.claim("data")) })
 	w.definitions()
 	w.until("the server knows snapshots", func() bool {
-		_, err := client.For(w.api, snapshotClasses).List(t.Context(), "", metav1.ListOptions{})
-		return err == nil
+		for _, kind := range []client.Kind[*unstructured.Unstructured]{snapshotClasses, volumeSnapshots, snapshotContent} {
+			if _, err := client.For(w.api, kind).List(t.Context(), "", metav1.ListOptions{}); err != nil {
+				return false
+			}
+		}
+		return true
 	})
 	make1(w, snapshotClasses, custom(snapshotClasses, "plain", map[string]any{"driver": driverName, "deletionPolicy": "Delete"}))
 	make1(w, volumeSnapshots, custom(volumeSnapshots, "monday", map[string]any{"spec": map[string]any{

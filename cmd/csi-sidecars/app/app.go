@@ -28,7 +28,6 @@ type options struct {
 	election                         bool
 	electionNamespace                string
 	lease, renew, retry              time.Duration
-	logging                          *flags.Logging
 }
 
 // NewCommand runs all parts, or those that --parts names.
@@ -41,44 +40,19 @@ func NewPart(part string) func() *cobra.Command {
 
 func newCommand(name string, parts ...string) *cobra.Command {
 	o := &options{}
-	cmd := &cobra.Command{
-		Use:   name,
-		Short: "Make, attach and enlarge a CSI driver's volumes as the Kubernetes API asks for them",
-		Args:  cobra.ArbitraryArgs, // checked below
-		// Parsed below: upstream's flags are Go's, where -csi-address is a long flag.
-		DisableFlagParsing: true,
-		SilenceUsage:       true,
-	}
-	fs := cmd.Flags()
-	o.addFlags(fs)
-	if o.Parts = parts; len(parts) == 0 {
-		fs.StringSliceVar(&o.Parts, "parts", nil, "which of provisioner, attacher, resizer and snapshotter run; all if empty")
-	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := fs.Parse(flags.TwoDashes(args)); err != nil {
-			return err
+	o.Parts = parts
+	return goFlags(name, "Make, attach, enlarge and copy a CSI driver's volumes as the Kubernetes API asks for them", func(fs *pflag.FlagSet) {
+		o.addFlags(fs)
+		if len(parts) == 0 {
+			fs.StringSliceVar(&o.Parts, "parts", nil, "which of provisioner, attacher, resizer and snapshotter run; all if empty")
 		}
-		if help, _ := fs.GetBool("help"); help {
-			return cmd.Help()
-		}
-		if show, _ := fs.GetBool("version"); show {
-			fmt.Fprintln(cmd.OutOrStdout(), cmd.Name(), version.Git)
-			return nil
-		}
-		if fs.NArg() > 0 {
-			return fmt.Errorf("unexpected argument %q", fs.Arg(0))
-		}
-		return o.run(flags.SignalContext(), name)
-	}
-	return cmd
+	}, func(ctx context.Context, logging *flags.Logging) error { return o.run(ctx, name, logging) })
 }
 
 // addFlags declares the flags of upstream's three programs.
 //
 // Upstream: external-provisioner, external-attacher, external-resizer: cmd/*/main.go
 func (o *options) addFlags(fs *pflag.FlagSet) {
-	fs.Bool("help", false, "show this help")
-	fs.Bool("version", false, "show the version")
 	fs.StringVar(&o.Address, "csi-address", "/run/csi/socket", "the driver's socket")
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "path of the kubeconfig; the pod's own service account if empty")
 	fs.StringVar(&o.master, "master", "", "address of the API server, overriding the kubeconfig's")
@@ -99,10 +73,9 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 		"capacity-for-immediate-binding", "node-deployment-immediate-binding")
 	flags.Refuse(fs, "enable-capacity", "the scheduler would be told of capacities that nobody keeps up to date")
 	flags.Refuse(fs, "node-deployment", "one provisioner on each node is not supported; run one for the cluster")
-	o.logging = flags.AddLogging(fs)
 }
 
-func (o *options) run(ctx context.Context, name string) error {
+func (o *options) run(ctx context.Context, name string, logging *flags.Logging) error {
 	cfg, err := o.connect(name)
 	if err != nil {
 		return err
@@ -117,14 +90,17 @@ func (o *options) run(ctx context.Context, name string) error {
 		o.Election = client.ElectionConfig{Namespace: o.namespace(), Name: name, Identity: o.Election.Identity,
 			LeaseDuration: o.lease, RenewDeadline: o.renew, RetryPeriod: o.retry}
 	}
-	s, err := sidecar.New(o.Config, api, o.logging.Logger(name))
+	s, err := sidecar.New(o.Config, api, logging.Logger(name))
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.Run(ctx) })
 	if o.httpEndpoint != "" {
-		g.Go(func() error { return serveHealth(ctx, o.httpEndpoint) })
+		// A leader that cannot renew its lease ends, and nobody else waits to be
+		// asked: who lives is well.
+		well := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+		g.Go(func() error { return serveHTTP(ctx, o.httpEndpoint, "/healthz/leader-election", well) })
 	}
 	return g.Wait()
 }
@@ -157,17 +133,4 @@ func (o *options) namespace() string {
 		return string(raw)
 	}
 	return "default"
-}
-
-// serveHealth answers as long as the process lives: a leader that cannot renew
-// its lease ends, and nobody else waits to be asked.
-func serveHealth(ctx context.Context, address string) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz/leader-election", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
-	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	defer context.AfterFunc(ctx, func() { server.Close() })()
-	if err := server.ListenAndServe(); err != http.ErrServerClosed {
-		return fmt.Errorf("--http-endpoint %s: %w", address, err)
-	}
-	return nil
 }
