@@ -1,14 +1,17 @@
 package kubelet
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"tinykube/api/placement"
 	"tinykube/api/requests"
+	"tinykube/client"
 )
 
 // rejection is why a pod may not run on this node, as its status will say.
@@ -30,17 +33,20 @@ var safeSysctls = []string{"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_ran
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/lifecycle/predicate.go, and the admit
 // handlers that pkg/kubelet/kubelet.go NewMainKubelet adds.
-func (w *worker) admit(pod *corev1.Pod, seen *observedPod) (*rejection, error) {
+func (w *worker) admit(ctx context.Context, pod *corev1.Pod, seen *observedPod) (*rejection, error) {
 	if w.admitted {
 		return nil, nil
 	}
 	k := w.k
 	running := seen.alive()
 	if !running {
-		for _, refuses := range []func(*corev1.Pod) *rejection{k.shutdown.admit, k.evictor.admit, k.admitSysctls, k.admitNode} {
+		for _, refuses := range []func(*corev1.Pod) *rejection{k.shutdown.admit, k.evictor.admit, k.admitSysctls} {
 			if r := refuses(pod); r != nil {
 				return r, nil
 			}
+		}
+		if r, err := k.admitNode(ctx, pod); r != nil || err != nil {
+			return r, err
 		}
 	}
 	// One at a time, so that two newcomers cannot share the last free place.
@@ -61,11 +67,17 @@ func (w *worker) admit(pod *corev1.Pod, seen *observedPod) (*rejection, error) {
 		other.mu.Unlock()
 	}
 	if !running {
-		if short := shortages(pod, others, k.allocatable()); len(short) > 0 {
-			return k.makeRoom(pod, others, leaving, short)
+		staying := slices.DeleteFunc(slices.Clone(others), func(p *corev1.Pod) bool { return slices.Contains(leaving, p) })
+		if short := shortages(pod, staying, k.allocatable()); len(short) > 0 {
+			return k.makeRoom(pod, staying, short)
 		}
-		if r := freePorts(pod, others); r != nil {
+		if r := freePorts(pod, staying); r != nil {
 			return r, nil
+		}
+		// The scheduler knows already that those are going, or it would not have
+		// sent this one. They are not gone yet.
+		if len(shortages(pod, others, k.allocatable())) > 0 || freePorts(pod, others) != nil {
+			return nil, errMakingRoom
 		}
 	}
 	if err := k.cgroups.setBurstableShares(append(others, pod)); err != nil {
@@ -79,18 +91,34 @@ func (w *worker) admit(pod *corev1.Pod, seen *observedPod) (*rejection, error) {
 }
 
 // admitNode holds the pod against the node as the API knows it. On a node that
-// is not registered there is nothing to hold it against.
-func (k *Kubelet) admitNode(pod *corev1.Pod) *rejection {
+// is not registered there is nothing to hold it against. Before a pod is refused
+// the API is asked anew: it may have been placed here for a label that we have
+// not heard of yet.
+func (k *Kubelet) admitNode(ctx context.Context, pod *corev1.Pod) (*rejection, error) {
 	if os := pod.Spec.OS; os != nil && os.Name != corev1.Linux {
-		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
+		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}, nil
 	}
 	if os, found := pod.Labels[corev1.LabelOSStable]; found && os != string(corev1.Linux) {
-		return &rejection{"PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
+		return &rejection{"PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}, nil
 	}
 	node := k.registeredNode()
-	if node == nil {
-		return nil
+	if node == nil || unwelcome(pod, node) == nil {
+		return nil, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
+	defer cancel()
+	node, err := client.For(k.client, client.Nodes).Get(ctx, "", node.Name)
+	if err != nil {
+		return nil, fmt.Errorf("does the node suit the pod: %w", err)
+	}
+	return unwelcome(pod, node), nil
+}
+
+// nodeTimeout bounds a question about the node; the pod will be looked at again.
+const nodeTimeout = 10 * time.Second
+
+// unwelcome says why a pod does not belong on a node.
+func unwelcome(pod *corev1.Pod, node *corev1.Node) *rejection {
 	if !placement.ForPod(pod).Match(node) {
 		return &rejection{"NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
 	}

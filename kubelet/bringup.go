@@ -24,7 +24,7 @@ func (w *worker) bringUp(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	} else if status := w.publish(pod, seen, false); isTerminal(status.Phase) {
 		w.poke() // its work is done: on to terminate
 		return 0, nil
-	} else if rejection, err := w.admit(pod, seen); rejection != nil || err != nil {
+	} else if rejection, err := w.admit(ctx, pod, seen); rejection != nil || err != nil {
 		if rejection != nil {
 			k.eventf(pod, corev1.EventTypeWarning, rejection.reason, "%s", rejection.message)
 			w.end(&endCase{reason: rejection.reason, message: "Pod was rejected: " + rejection.message, rejected: true})

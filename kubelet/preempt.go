@@ -23,13 +23,9 @@ const reasonPreempting = "Preempting"
 
 // makeRoom answers for a pod that does not fit: a rejection, or, if it is
 // critical, an error until the pods that must go have gone. The caller holds mu.
-func (k *Kubelet) makeRoom(pod *corev1.Pod, others, leaving []*corev1.Pod, short []shortage) (*rejection, error) {
+func (k *Kubelet) makeRoom(pod *corev1.Pod, staying []*corev1.Pod, short []shortage) (*rejection, error) {
 	if !isCritical(pod) {
 		return short[0].rejection(), nil
-	}
-	staying := slices.DeleteFunc(slices.Clone(others), func(p *corev1.Pod) bool { return slices.Contains(leaving, p) })
-	if short = shortages(pod, staying, k.allocatable()); len(short) == 0 {
-		return nil, errMakingRoom
 	}
 	victims, err := planPreemption(pod, staying, short)
 	if err != nil {

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
 
 	"tinykube/api/version"
@@ -75,13 +77,41 @@ func (o *options) add(fs *pflag.FlagSet) {
 	fs.StringVar(&o.fromFlags.HostRoot, "host-root", "", "directory where the machine's root is mounted; its iptables is used")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove the rules of kube-proxy and end")
 	fs.BoolVar(&o.version, "version", false, "print the version and end")
+	fs.StringVar((*string)(&c.DetectLocalMode), "detect-local-mode", "", "how traffic of this node's pods is known: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix")
+	fs.StringVar(&c.DetectLocal.BridgeInterface, "pod-bridge-interface", "", "the bridge, for BridgeInterface")
+	fs.StringVar(&c.DetectLocal.InterfaceNamePrefix, "pod-interface-name-prefix", "", "the prefix, for InterfaceNamePrefix")
+	o.addConntrack(fs)
 	o.logging = flags.AddLogging(fs)
-	flags.AcceptIgnored(fs, "bind-address", "config-sync-period", "feature-gates", "kube-api-burst", "kube-api-content-type",
-		"kube-api-qps", "oom-score-adj", "conntrack-max-per-core", "conntrack-min", "conntrack-tcp-timeout-close-wait",
-		"conntrack-tcp-timeout-established", "conntrack-udp-timeout", "conntrack-udp-timeout-stream", "iptables-masquerade-bit",
-		"show-hidden-metrics-for-version", "write-config-to")
-	flags.AcceptIgnoredBool(fs, "bind-address-hard-fail", "profiling", "init-only", "conntrack-tcp-be-liberal")
-	flags.Refuse(fs, "iptables-localhost-nodeports", "set iptables.localhostNodePorts in the --config file")
+	flags.AcceptIgnored(fs, "bind-address", "boot-id-file", "config-sync-period", "feature-gates", "ipvs-tcp-timeout", "ipvs-tcpfin-timeout", "ipvs-udp-timeout", "kube-api-burst", "kube-api-content-type",
+		"kube-api-qps", "machine-id-file", "oom-score-adj", "show-hidden-metrics-for-version")
+	flags.AcceptIgnoredBool(fs, "bind-address-hard-fail", "profiling")
+	flags.Refuse(fs, "init-only", "the limits of conntrack are set when kube-proxy starts, by itself")
+	flags.Refuse(fs, "write-config-to", "write a KubeProxyConfiguration by hand")
+}
+
+// addConntrack declares what the kernel is told of connections, and the bit of
+// a packet's mark. What is zero here means something, so the fields are pointers.
+func (o *options) addConntrack(fs *pflag.FlagSet) {
+	c := &o.fromFlags
+	number := func(to **int32, name string, value int32, usage string) {
+		*to = &value
+		fs.Int32Var(*to, name, value, usage)
+	}
+	duration := func(to **metav1.Duration, name string, value time.Duration, usage string) {
+		*to = &metav1.Duration{}
+		fs.DurationVar(&(*to).Duration, name, value, usage)
+	}
+	number(&c.Conntrack.MaxPerCore, "conntrack-max-per-core", 32*1024, "most connections to remember, per core; 0 leaves it as it is")
+	number(&c.Conntrack.Min, "conntrack-min", 128*1024, "at least as many, whatever the number of cores")
+	duration(&c.Conntrack.TCPEstablishedTimeout, "conntrack-tcp-timeout-established", 24*time.Hour, "how long an idle TCP connection is remembered; 0 leaves it as it is")
+	duration(&c.Conntrack.TCPCloseWaitTimeout, "conntrack-tcp-timeout-close-wait", time.Hour, "the same for one that is half closed")
+	fs.DurationVar(&c.Conntrack.UDPTimeout.Duration, "conntrack-udp-timeout", 0, "the same for UDP without an answer")
+	fs.DurationVar(&c.Conntrack.UDPStreamTimeout.Duration, "conntrack-udp-timeout-stream", 0, "the same for UDP with answers")
+	fs.BoolVar(&c.Conntrack.TCPBeLiberal, "conntrack-tcp-be-liberal", false, "take packets that are out of their connection's window for valid")
+	number(&c.IPTables.MasqueradeBit, "iptables-masquerade-bit", 14, "the bit of a packet's mark that says: masquerade it; 0 to 31")
+	local := true
+	c.IPTables.LocalhostNodePorts = &local
+	fs.BoolVar(&local, "iptables-localhost-nodeports", true, "of iptables: serve NodePorts at 127.0.0.1 as well")
 }
 
 func (o *options) run(cmd *cobra.Command) error {
@@ -118,7 +148,7 @@ func (o *options) config() (proxy.Config, error) {
 	config := o.fromFlags
 	config.ClientConnection.Kubeconfig = o.kubeconfig
 	config.Mode = kubeproxy.ProxyMode(o.mode)
-	config.NFTables.MasqueradeAll = config.IPTables.MasqueradeAll
+	config.NFTables.MasqueradeAll, config.NFTables.MasqueradeBit = config.IPTables.MasqueradeAll, config.IPTables.MasqueradeBit
 	if o.configFile == "" {
 		return config, nil
 	}

@@ -76,7 +76,7 @@ func TestBadCommandLines(t *testing.T) {
 		want string
 	}{
 		{[]string{"--no-such-flag"}, "unknown flag"},
-		{[]string{"--iptables-localhost-nodeports"}, "refused"},
+		{[]string{"--init-only"}, "refused"},
 		{nil, "how to reach the API server"},
 		{[]string{"--kubeconfig=/nowhere"}, "/nowhere"},
 		{[]string{"--kubeconfig=" + kubeconfig, "--proxy-mode=userspace"}, "none of iptables"},
