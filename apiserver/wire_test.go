@@ -419,7 +419,7 @@ var changingText = []struct {
 	{regexp.MustCompile(`\b10\.(9[6-9]|10\d|11[01])\.\d+\.\d+\b`), "IP"},
 	{regexp.MustCompile(`current: \d+`), "current: N"},
 	{regexp.MustCompile(`range of valid IPs is [\w./,]+`), "range of valid IPs is RANGE"}, // of any ServiceCIDR
-	{regexp.MustCompile(`^\d+m?s$`), "AGE"},
+	{regexp.MustCompile(`^(\d+m?s|\d+y\d+d)$`), "AGE"},
 	{regexp.MustCompile(`\b3[0-2]\d{3}(/TCP|/UDP)`), "NODEPORT$1"},
 	{regexp.MustCompile(`(\bmade-|\bMade_|kube-api-access-)[a-z0-9]{5}\b`), "$1*"},
 	{regexp.MustCompile(`in record \(\d+\)`), "in record (N)"},

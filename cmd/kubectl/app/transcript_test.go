@@ -99,7 +99,7 @@ var changing = []struct {
 	{regexp.MustCompile(`\b10\.(9[6-9]|10\d|11[01])\.\d+\.\d+\b`), "IP"},
 	{regexp.MustCompile(`\b3[0-2]\d{3}\b`), "NODEPORT"},
 	{regexp.MustCompile(`(kube-api-access-)[a-z0-9]{5}\b`), "$1*"},
-	{regexp.MustCompile(`\b(\d+m)?\d+s\b`), "AGE"},
+	{regexp.MustCompile(`\b(\d+m)?\d+s\b|\b\d+y\d+d\b`), "AGE"},
 	{regexp.MustCompile(`(?m)(\S) {2,}`), "$1  "}, // columns are as wide as their contents
 	{regexp.MustCompile(`(?m)[ \t]+$`), ""},
 	// Objects in messages: upstream writes those of its internal types.
