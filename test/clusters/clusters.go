@@ -138,13 +138,17 @@ func (p *Process) Log() string {
 	return string(out)
 }
 
-// PIDs are the program's process and its children.
+// PIDs are the program's process and its children, which the kernel lists by
+// the thread that made them.
 func (p *Process) PIDs() []int {
 	pids := []int{p.cmd.Process.Pid}
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pids[0]))
-	for _, field := range strings.Fields(string(children)) {
-		if pid, err := strconv.Atoi(field); err == nil {
-			pids = append(pids, pid)
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pids[0]))
+	for _, list := range lists {
+		children, _ := os.ReadFile(list)
+		for _, field := range strings.Fields(string(children)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, pid)
+			}
 		}
 	}
 	return pids
