@@ -52,10 +52,13 @@ var storageScenarios = []scenario{
 	{
 		name: "persistentvolume-binder", controllers: []string{"persistentvolume-binder", "pvc-protection"},
 		start: func(c *cluster) {
-			create(c, client.PersistentVolumes, volume("small", "1Gi"))
+			// Of a class of their own, or b would take large if it comes before small.
+			small, b := volume("small", "1Gi"), claim("b", "1Gi")
+			small.Spec.StorageClassName, b.Spec.StorageClassName = "tiny", ptr("tiny")
+			create(c, client.PersistentVolumes, small)
 			create(c, client.PersistentVolumes, volume("large", "5Gi"))
 			create(c, client.PersistentVolumeClaims, claim("a", "2Gi"))
-			create(c, client.PersistentVolumeClaims, claim("b", "1Gi"))
+			create(c, client.PersistentVolumeClaims, b)
 			create(c, client.PersistentVolumeClaims, claim("c", "9Gi")) // for which there is none
 		},
 		change: func(c *cluster) {
