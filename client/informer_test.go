@@ -230,6 +230,21 @@ func TestInformerConverges(t *testing.T) {
 	}
 }
 
+// Handlers hear of a first list in the server's order.
+func TestFirstListKeepsItsOrder(t *testing.T) {
+	var items []*corev1.ConfigMap
+	for i, name := range []string{"a", "b", "c", "d", "e", "f", "g", "b"} {
+		items = append(items, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: name, ResourceVersion: strconv.Itoa(i)}})
+	}
+	var got []string
+	for _, item := range latest(items) {
+		got = append(got, item.Name+item.ResourceVersion)
+	}
+	if want := []string{"a0", "b7", "c2", "d3", "e4", "f5", "g6"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func TestInformerIndexesAndResyncs(t *testing.T) {
 	s := newFaultyServer(t)
 	s.change("a1", false)

@@ -192,13 +192,21 @@ func (r *reflector[T]) collect(event Event[T], collected *[]T) (bool, error) {
 	}
 }
 
-// latest keeps the last of several versions of one object.
+// latest keeps the last of several versions of one object, in the order in
+// which the server told of them first: who queues what a list brings does not
+// want to queue it in another order each time.
 func latest[T Object](items []T) []T {
-	byKey := make(map[string]T, len(items))
+	at := make(map[string]int, len(items))
+	list := items[:0]
 	for _, obj := range items {
-		byKey[Key(obj)] = obj
+		if i, seen := at[Key(obj)]; seen {
+			list[i] = obj
+			continue
+		}
+		at[Key(obj)] = len(list)
+		list = append(list, obj)
 	}
-	return values(byKey)
+	return list
 }
 
 func (r *reflector[T]) apply(event Event[T]) {
