@@ -44,11 +44,12 @@ type filed struct {
 }
 
 type ledger struct {
-	ports   map[*ServicePort]*filed // nil: the frame's
+	ports   map[*ServicePort]*filed
+	frame   []element
 	held    map[elementID]holding
 	updates int
 	// contested: some port did not get what it wants. Then all are asked again,
-	// in order, at each change: the winner may have gone.
+	// in order, at once and at each change: the winner may have gone.
 	contested bool
 }
 
@@ -66,30 +67,47 @@ func (l *ledger) update(state State, frame []element, all bool, render func(*Ser
 		l.ports, l.held = map[*ServicePort]*filed{}, map[elementID]holding{}
 	}
 	before := map[elementID]holding{}
-	all = all || l.contested
 	l.updates++
+	l.withdraw(l.frame, before)
+	l.frame = l.file([][]element{frame}, before)
+	if !all && !l.contested {
+		l.replace(state, before, render)
+	}
+	if all || l.contested {
+		// Whose a contested address is depends on all that want it.
+		for p, f := range l.ports {
+			l.withdraw(f.elements, before)
+			delete(l.ports, p)
+		}
+		l.contested = false
+		l.replace(state, before, render)
+	}
+	return l.diff(before)
+}
+
+// replace files the ports that are new, and withdraws those that are gone.
+func (l *ledger) replace(state State, before map[elementID]holding, render func(*ServicePort) [][]element) {
 	var fresh []*ServicePort
+	kept := 0
 	for _, p := range state.Ports {
-		if f := l.ports[p]; f != nil && !all {
+		if f := l.ports[p]; f != nil {
 			f.update = l.updates
+			kept++
 		} else {
 			fresh = append(fresh, p)
 		}
 	}
-	for p, f := range l.ports {
-		if f.update != l.updates {
-			l.withdraw(f.elements, before)
-			delete(l.ports, p)
+	if kept < len(l.ports) {
+		for p, f := range l.ports {
+			if f.update != l.updates {
+				l.withdraw(f.elements, before)
+				delete(l.ports, p)
+			}
 		}
 	}
-	if all {
-		l.contested = false
-	}
-	l.file(nil, [][]element{frame}, before)
 	for _, p := range (State{Ports: fresh}).sorted() {
-		l.file(p, render(p), before)
+		l.ports[p] = &filed{l.file(render(p), before), l.updates}
 	}
-	return l.diff(before)
 }
 
 // touch remembers what an element was before this update.
@@ -112,8 +130,7 @@ func (l *ledger) withdraw(elements []element, before map[elementID]holding) {
 	}
 }
 
-func (l *ledger) file(p *ServicePort, groups [][]element, before map[elementID]holding) {
-	f := &filed{update: l.updates}
+func (l *ledger) file(groups [][]element, before map[elementID]holding) (got []element) {
 	for _, group := range groups {
 		for _, e := range group {
 			h := l.touch(e.id(), before)
@@ -122,10 +139,10 @@ func (l *ledger) file(p *ServicePort, groups [][]element, before map[elementID]h
 				break
 			}
 			l.held[e.id()] = holding{e.value, h.wanted + 1}
-			f.elements = append(f.elements, e)
+			got = append(got, e)
 		}
 	}
-	l.ports[p] = f
+	return got
 }
 
 func (l *ledger) diff(before map[elementID]holding) changes {

@@ -141,9 +141,15 @@ func (b *NFTables) nft(ctx context.Context, stdin string, args ...string) (strin
 	return string(out), err
 }
 
-// frame lists our table without the elements of its sets.
+// frame is our table without the elements of its sets, cut out of a listing of
+// all tables: asked for one table, nft reads every element before it prints none.
 func (b *NFTables) frame(ctx context.Context) (string, error) {
-	return b.nft(ctx, "", "-t", "list", "table", b.family.nft(), nftTable)
+	all, err := b.nft(ctx, "", "-t", "list", "ruleset", b.family.nft())
+	_, text, found := strings.Cut("\n"+all, "\ntable "+b.family.nft()+" "+nftTable+" {\n")
+	if text, _, _ = strings.Cut(text, "\n}\n"); err == nil && !found {
+		err = fmt.Errorf("there is no table %s", nftTable)
+	}
+	return text, err
 }
 
 // Intact compares the table's chains with those that we wrote.

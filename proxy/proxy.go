@@ -133,8 +133,8 @@ func (p *Proxy) loop(ctx context.Context) error {
 			if same && p.backend.Intact(ctx) || ctx.Err() != nil {
 				p.health.updated()
 				// The legacy flavour reads whole tables to answer: look less often
-				// then, and never spend more than a hundredth of our time on it.
-				monitor.Reset(max(monitorInterval, 100*time.Since(start)))
+				// then, and never spend more than a twentieth of our time on it.
+				monitor.Reset(max(monitorInterval, 20*time.Since(start)))
 				continue
 			}
 		}

@@ -154,49 +154,105 @@ func NewState(node Node, services []*corev1.Service, endpointSlices []*discovery
 }
 
 // Tracker is NewState with a memory. It still looks at everything, so no lost or
-// doubled event can mislead it; but a Service that is the same object as before,
-// with the same slices, keeps its ports.
+// doubled event can mislead it; but what it looks at are pointers: only a Service
+// that is another object than before, or has other slices, gets new ports.
 type Tracker struct {
-	node  Node
-	known map[*corev1.Service]tracked
+	node     Node
+	round    int
+	groups   map[serviceKey]*group
+	services map[*corev1.Service]*seat
+	slices   map[*discoveryv1.EndpointSlice]*seat
 }
 
-type tracked struct {
-	slices []*discoveryv1.EndpointSlice
-	ports  []*ServicePort
+type serviceKey struct{ namespace, name string }
+
+// group is a Service with all that belongs to it; service is nil while there are
+// only slices.
+type group struct {
+	service *corev1.Service
+	slices  []*discoveryv1.EndpointSlice
+	ports   []*ServicePort
+	changed bool
+}
+
+// seat is an object's place, and the last round that it was there.
+type seat struct {
+	*group
+	round int
 }
 
 // State decides what should be.
 func (t *Tracker) State(node Node, services []*corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) State {
-	if t.node != node {
-		t.node, t.known = node, nil
+	if t.node != node || t.groups == nil {
+		*t = Tracker{node: node, groups: map[serviceKey]*group{}, services: map[*corev1.Service]*seat{}, slices: map[*discoveryv1.EndpointSlice]*seat{}}
 	}
-	type key struct{ namespace, name string }
-	byService := make(map[key][]*discoveryv1.EndpointSlice, len(services))
-	for _, s := range endpointSlices {
-		if s.AddressType == node.Family.addressType() {
-			k := key{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}
-			byService[k] = append(byService[k], s)
-		}
-	}
+	t.round++
+	seated(t, t.services, services, func(s *corev1.Service) serviceKey { return serviceKey{s.Namespace, s.Name} },
+		func(g *group, s *corev1.Service) { g.service = s },
+		func(g *group, s *corev1.Service) {
+			if g.service == s {
+				g.service = nil
+			}
+		})
+	seated(t, t.slices, endpointSlices, func(s *discoveryv1.EndpointSlice) serviceKey {
+		return serviceKey{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}
+	}, func(g *group, s *discoveryv1.EndpointSlice) { g.slices = append(g.slices, s) },
+		func(g *group, s *discoveryv1.EndpointSlice) {
+			g.slices = slices.DeleteFunc(g.slices, func(o *discoveryv1.EndpointSlice) bool { return o == s })
+		})
 	state := State{Family: node.Family, Ports: make([]*ServicePort, 0, len(services))}
-	known := make(map[*corev1.Service]tracked, len(services))
 	for _, service := range services {
-		if !isOurs(service) {
-			continue
+		g := t.services[service].group
+		if g.service != service {
+			continue // given twice: the last one counts
 		}
-		now := tracked{slices: byService[key{service.Namespace, service.Name}]}
-		slices.SortFunc(now.slices, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
-		if before, ok := t.known[service]; ok && slices.Equal(before.slices, now.slices) {
-			now.ports = before.ports
-		} else {
-			now.ports = newServicePorts(node, service, now.slices)
+		if g.changed {
+			g.changed, g.ports = false, nil
+			if isOurs(service) {
+				slices.SortFunc(g.slices, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
+				g.ports = newServicePorts(node, service, g.slices)
+			}
 		}
-		known[service] = now
-		state.Ports = append(state.Ports, now.ports...)
+		state.Ports = append(state.Ports, g.ports...)
 	}
-	t.known = known
 	return state
+}
+
+// seated finds each object's seat, makes those of new ones, and clears those of
+// objects that are there no more.
+func seated[T comparable](t *Tracker, seats map[T]*seat, objects []T, key func(T) serviceKey, enter, leave func(*group, T)) {
+	there := 0
+	for _, o := range objects {
+		s := seats[o]
+		if s == nil {
+			k := key(o)
+			g := t.groups[k]
+			if g == nil {
+				g = &group{}
+				t.groups[k] = g
+			}
+			s = &seat{group: g}
+			seats[o], g.changed = s, true
+			enter(g, o)
+		}
+		if s.round != t.round {
+			s.round = t.round
+			there++
+		}
+	}
+	if there == len(seats) {
+		return
+	}
+	for o, s := range seats {
+		if s.round != t.round {
+			delete(seats, o)
+			s.changed = true
+			leave(s.group, o)
+			if s.service == nil && len(s.slices) == 0 {
+				delete(t.groups, key(o))
+			}
+		}
+	}
 }
 
 func newServicePorts(node Node, service *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) (ports []*ServicePort) {
@@ -275,6 +331,9 @@ type candidate struct {
 func findCandidates(node Node, p *ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []candidate {
 	found := map[netip.AddrPort]candidate{}
 	for _, slice := range endpointSlices {
+		if slice.AddressType != node.Family.addressType() {
+			continue
+		}
 		for _, port := range slice.Ports {
 			if port.Port == nil || value(port.Name) != p.Name.Port ||
 				strings.ToLower(string(valueOr(port.Protocol, corev1.ProtocolTCP))) != p.Protocol {
