@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -103,6 +104,9 @@ func (s snapshot) schedule(p *plan) (*cron.Schedule, error) {
 			p.say(corev1.EventTypeWarning, "UnknownTimeZone", "invalid timeZone: %q: %s", *name, err)
 			return nil, err
 		}
+	}
+	if strings.Contains(s.cronJob.Spec.Schedule, "TZ") { // stored before the server refused it
+		p.say(corev1.EventTypeWarning, "UnsupportedSchedule", "CRON_TZ or TZ used in schedule %q is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details", s.cronJob.Spec.Schedule)
 	}
 	schedule, err := cron.Parse(s.cronJob.Spec.Schedule, zone)
 	if err != nil {

@@ -68,7 +68,7 @@ func wanted(job *batchv1.Job, t tally) int {
 		return max(0, min(parallelism, int(*job.Spec.Completions)-t.succeeded))
 	}
 	if t.succeeded > 0 {
-		return min(parallelism, len(t.active)) // let them end, start no more
+		return len(t.active) // let them end, start no more
 	}
 	return parallelism
 }
