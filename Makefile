@@ -147,7 +147,7 @@ test: lint build kwok e2e labs ## all that must be true of every commit: vet, st
 	$(GO) test -C payload/tools ./...
 	$(GO) test -C test ./informers/... ./hollow/... ./csi/...
 
-SWAP_NAMES := KUBE_SCHEDULER KUBE_CONTROLLER_MANAGER KUBECTL KUBE_APISERVER KUBELET KUBE_PROXY FLANNELD
+SWAP_NAMES := KUBE_SCHEDULER KUBE_CONTROLLER_MANAGER KUBECTL KUBE_APISERVER KUBELET KUBE_PROXY FLANNELD CNI_BIN
 SWAP_PROGRAMS := $(strip $(foreach name,$(SWAP_NAMES),$($(name))))
 test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) $(if $(CRITEST),critest) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap and critest if a program is given
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
@@ -203,20 +203,27 @@ $(BIN)/critest-nginx: test/critest/nginx/main.go $(PARTS)/go-version
 
 # Each program that is given has its tests.
 SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler CompareScheduler) $(if $(KUBE_CONTROLLER_MANAGER),RealControllerManager) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces) \
-	$(if $(KUBELET),RealKubelet) $(if $(KUBE_PROXY),RealKubeProxy) $(if $(FLANNELD),RealFlanneld)
+	$(if $(KUBELET),RealKubelet) $(if $(KUBE_PROXY),RealKubeProxy) $(if $(FLANNELD),RealFlanneld) $(if $(CNI_BIN),RealPlugins)
 smoke-swap: swap-programs build ## real programs in the place of ours, those that are given: KUBE_SCHEDULER=path KUBECTL=path … (see its usage)
 	$(if $(strip $(SWAP_TESTS)),$(foreach name,$(SWAP_NAMES),$(name)=$(abspath $($(name)))) \
 		$(GO) test -C test -count=1 -v -timeout 25m ./swap/... -run '^Test($(subst $() ,|,$(strip $(SWAP_TESTS))))')
 	$(if $(KUBECTL),KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./e2e -run '^TestKubectl$$/^installed$$')
+	$(if $(CNI_BIN),CNI_BIN=$(abspath $(CNI_BIN)) $(GO) test -count=1 -v ./cni)
 # Programs of others that can be built from their Go modules: flanneld without the cloud's backends, whose modules may be
 # out of reach, and the reference CNI plugins.
 .PHONY: upstream
 upstream: $(BIN)/upstream/flanneld $(BIN)/upstream/cni/bridge ## build them: FLANNELD=bin/upstream/flanneld CNI_BIN=bin/upstream/cni
+# The images that flannel's own manifest names, for `tinykube node load`; PLUGIN is the CNI plugin flannel, FLANNELD the daemon.
+.PHONY: flannel-images
+flannel-images: $(if $(FLANNELD),,$(BIN)/upstream/flanneld) $(PARTS)/cni ## archives in bin/images of what kube-flannel.yml names: [FLANNELD=path] [PLUGIN=path]
+	$(GO) build -C test -ldflags '$(LDFLAGS)' -o $(CURDIR)/$(BIN)/upstream/ ./upstream/cp
+	$(GO) run -C test ./upstream/images -flanneld $(abspath $(or $(FLANNELD),$(BIN)/upstream/flanneld)) \
+		-plugin $(abspath $(or $(PLUGIN),$(PARTS)/cni)) -cp $(CURDIR)/$(BIN)/upstream/cp $(CURDIR)/$(BIN)/images
 flannel-source = $$($(GO) mod download -C test/upstream/flanneld github.com/flannel-io/flannel && $(GO) list -C test/upstream/flanneld -m -f '{{.Dir}}' github.com/flannel-io/flannel)
 $(BIN)/upstream/flanneld: test/upstream/flanneld/go.mod test/upstream/flanneld/go.sum $(PARTS)/go-version
 	rm -rf $@.src && mkdir -p $@.src && cp test/upstream/flanneld/go.mod test/upstream/flanneld/go.sum $@.src
 	sed -E '/pkg\/backend\/(alivpc|awsvpc|gce|tencentvpc)"/d' $(flannel-source)/main.go > $@.src/main.go
-	$(call go-build,$@.src) -o $(CURDIR)/$@ .
+	CGO_ENABLED=1 $(GO) build -C $@.src -tags netgo,osusergo -ldflags '$(LDFLAGS) -extldflags -static' -o $(CURDIR)/$@ . # its udp backend is C
 $(BIN)/upstream/cni/bridge: test/upstream/cni/go.mod test/upstream/cni/go.sum $(PARTS)/go-version
 	for plugin in main/bridge main/loopback ipam/host-local meta/portmap; do \
 		$(call go-build,test/upstream/cni) -o $(CURDIR)/$(@D)/ github.com/containernetworking/plugins/plugins/$$plugin; done
@@ -229,7 +236,7 @@ compare-scheduler: ## a real scheduler beside ours over 1,000 random clusters: K
 		-clusters $(or $(CLUSTERS),1000) $(if $(RECORD),-record $(SCHEDULER_RECORD))
 
 .PHONY: swap-programs no-swap
-SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBE_CONTROLLER_MANAGER=path] [KUBECTL=path] [KUBE_APISERVER=path] [KUBELET=path] [KUBE_PROXY=path] [FLANNELD=path] (programs of Kubernetes v1.36 and of flannel, one of them at least)
+SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBE_CONTROLLER_MANAGER=path] [KUBECTL=path] [KUBE_APISERVER=path] [KUBELET=path] [KUBE_PROXY=path] [FLANNELD=path] [CNI_BIN=folder] (programs of Kubernetes v1.36, of flannel and of the CNI project, one of them at least; make upstream builds the last two)
 swap-programs:
 	@test -n "$(SWAP_PROGRAMS)" || { echo "usage: $(SWAP_USAGE)" >&2; exit 1; }
 	@for program in $(SWAP_PROGRAMS); do test -x "$$program" || { echo "$$program is not a program" >&2; exit 1; }; done

@@ -119,7 +119,7 @@ func (c *bridgeConfig) ensureBridge(result *current.Result) (netlink.Link, error
 		}
 	}
 	if link.Type() != "bridge" {
-		return nil, fmt.Errorf("%s exists and is no bridge but a %s", c.Bridge, link.Type())
+		return nil, fmt.Errorf("%q already exists but is not a bridge: it is a %s", c.Bridge, link.Type())
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {

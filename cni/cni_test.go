@@ -57,6 +57,17 @@ func newMachine(t testing.TB) *machine {
 	return m
 }
 
+// onlyOurs says whether ours are under test: what follows is not asked of the
+// reference plugins, for the reason given.
+func (m *machine) onlyOurs(reason string) bool {
+	m.t.Helper()
+	if os.Getenv("CNI_BIN") == "" {
+		return true
+	}
+	m.t.Log("the reference plugins differ: " + reason)
+	return false
+}
+
 // call executes one verb as a runtime would.
 func (m *machine) call(verb, container, netns, conf string) ([]byte, error) {
 	var c types.PluginConf
@@ -133,7 +144,10 @@ func TestBridge(t *testing.T) {
 		t.Errorf("result %s", out)
 	}
 	link := podA.Run("ip -o link show eth0")
-	if !strings.Contains(link, "mtu 1400") || !strings.Contains(link, "0a:58:0a:01:00:02") || !strings.Contains(link, "state UP") {
+	if !strings.Contains(link, "mtu 1400") || !strings.Contains(link, "state UP") {
+		t.Errorf("eth0: %s", link)
+	}
+	if m.onlyOurs("their MAC is chance; ours follows from the address, so that who knew the last pod there need not ask again") && !strings.Contains(link, "0a:58:0a:01:00:02") {
 		t.Errorf("eth0: %s", link)
 	}
 	routes := podA.Run("ip route")
@@ -156,9 +170,13 @@ func TestBridge(t *testing.T) {
 		t.Error("CHECK did not miss the address")
 	}
 
+	goneB := podB.Path
+	if m.onlyOurs("without a namespace they leave the host's end to the kernel, which removes it with the other") {
+		goneB = ""
+	}
 	for range 2 {
 		m.must("DEL", "a", podA.Path, bridgeConf)
-		m.must("DEL", "b", "", bridgeConf) // the namespace may be gone already
+		m.must("DEL", "b", goneB, bridgeConf) // the namespace may be gone already
 	}
 	if links := m.node.Run("ip -o link"); strings.Contains(links, "veth") {
 		t.Errorf("links left:\n%s", links)
@@ -180,6 +198,9 @@ func TestBridgeAddAgain(t *testing.T) {
 	}
 	reach(t, m.node, pod, "10.1.0.2")
 
+	if !m.onlyOurs("what a crash left half made has to be removed with DEL before another ADD") {
+		return
+	}
 	m.node.Run("ip link set " + hostLinkName("a", "eth0") + " down") // as a crash before connect
 	again := m.result(m.must("ADD", "a", pod.Path, conf))
 	if again.IPs[0].Address.String() != first.IPs[0].Address.String() {
@@ -197,7 +218,7 @@ func TestBridgeAddFails(t *testing.T) {
 	m.node.Run("ip link add cni0 type veth peer name other")
 	pod := nstest.New(t, "a")
 	conf := bridgeConf
-	if _, err := m.call("ADD", "a", pod.Path, conf); err == nil || !strings.Contains(err.Error(), "no bridge") {
+	if _, err := m.call("ADD", "a", pod.Path, conf); err == nil || !strings.Contains(err.Error(), "not a bridge") {
 		t.Errorf("ADD: %v", err)
 	}
 	if files, _ := filepath.Glob("/var/lib/cni/networks/test/10.*"); len(files) != 0 {
@@ -246,7 +267,7 @@ func TestFlannelAndPortmap(t *testing.T) {
 		t.Errorf("result %s", out)
 	}
 	portmap := with(with(`{"cniVersion":"1.0.0","name":"cbr0","type":"portmap","capabilities":{"portMappings":true}}`,
-		"runtimeConfig", map[string]any{"portMappings": []portMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "TCP"}, {ContainerPort: 81}}}),
+		"runtimeConfig", map[string]any{"portMappings": []portMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "TCP"}}}),
 		"prevResult", json.RawMessage(out))
 	chained := m.must("ADD", "a", pod.Path, portmap)
 	if string(chained) != string(out) {
@@ -285,7 +306,7 @@ func TestGC(t *testing.T) {
 	}
 	flannel := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"cbr0","type":"flannel","subnetFile":%q,"delegate":{"isDefaultGateway":true}}`, env)
 	portmap := with(`{"cniVersion":"1.1.0","name":"cbr0","type":"portmap"}`, "runtimeConfig",
-		map[string]any{"portMappings": []portMapping{{HostPort: 8080, ContainerPort: 80}}})
+		map[string]any{"portMappings": []portMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}})
 	other := with(flannel, "name", "other")
 	for id, conf := range map[string]string{"alive": flannel, "dead": flannel, "elsewhere": other} {
 		out := m.must("ADD", id, nstest.New(t, id).Path, conf)
@@ -300,6 +321,9 @@ func TestGC(t *testing.T) {
 		for range 2 {
 			m.must("GC", "", "", with(conf, "cni.dev/valid-attachments", []map[string]string{{"containerID": "alive", "ifname": "eth0"}}))
 		}
+	}
+	if !m.onlyOurs("they have no GC: it succeeds and removes nothing") {
+		return
 	}
 	rules := m.node.Run("iptables-save -t nat")
 	for id, network := range map[string]string{"alive": "cbr0", "elsewhere": "other", "dead": "cbr0"} {
@@ -336,6 +360,7 @@ func TestLoopback(t *testing.T) {
 func TestErrors(t *testing.T) {
 	m := newMachine(t)
 	pod := nstest.New(t, "a")
+	ours := m.onlyOurs("most errors have their code 999, and some leave links")
 	plain := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(plain, nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -358,13 +383,17 @@ func TestErrors(t *testing.T) {
 		{"CHECK in a version without it", "CHECK", "a", pod.Path, with(bridgeConf, "cniVersion", "0.3.1"), types.ErrIncompatibleCNIVersion},
 		{"GC in a version without it", "GC", "a", pod.Path, bridgeConf, types.ErrIncompatibleCNIVersion},
 		{"delegate with ipam", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"flannel","delegate":{"ipam":{}}}`, types.ErrInvalidNetworkConfig},
+		{"portmap without a host port", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"portmap","runtimeConfig":{"portMappings":[{"containerPort":80}]},"prevResult":{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.2/24"}]}}`, types.ErrInvalidNetworkConfig},
 		{"portmap alone", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"portmap"}`, types.ErrInvalidNetworkConfig},
 	} {
 		_, err := m.call(c.verb, c.container, c.netns, c.conf)
 		var failure *types.Error
-		if !errors.As(err, &failure) || failure.Code != c.code {
+		if !errors.As(err, &failure) || ours && failure.Code != c.code {
 			t.Errorf("%s: %v, want code %d", c.name, err, c.code)
 		}
+	}
+	if !ours {
+		return
 	}
 	if links := m.node.Run("ip -o link"); strings.Contains(links, "cni0") {
 		t.Errorf("refused configurations left links:\n%s", links)

@@ -162,7 +162,7 @@ func hostLocalAdd(args *skel.CmdArgs) error {
 			ip, err := allocate(s, o, i, set, r.wanted, owned)
 			if err != nil {
 				_ = s.release(o) // an address of each range or none at all
-				return fmt.Errorf("allocate from range %d: %w", i, err)
+				return fmt.Errorf("failed to allocate for range %d: %w", i, err)
 			}
 			in := set.rangeOf(ip)
 			result.IPs = append(result.IPs, &current.IPConfig{
@@ -197,7 +197,7 @@ func allocate(store *store, owner owner, index int, set rangeSet, wanted, owned 
 		}
 		ok, err := store.reserve(owner, index, ip)
 		if err == nil && !ok {
-			err = fmt.Errorf("requested address %s is in use", ip)
+			err = fmt.Errorf("requested IP address %s is not available in range set %s", ip, set)
 		}
 		return ip, err
 	}
@@ -207,7 +207,7 @@ func allocate(store *store, owner owner, index int, set rangeSet, wanted, owned 
 			return ip, err
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("no addresses left in %s", set)
+	return netip.Addr{}, fmt.Errorf("no IP addresses available in range set: %s", set)
 }
 
 func hostLocalDel(args *skel.CmdArgs) error {

@@ -31,9 +31,11 @@ func TestHostLocalFiles(t *testing.T) {
 		}
 	}
 	// ADD again, as after a crash: the same addresses, none more.
-	again := m.result(m.must("ADD", "c1", "/x", conf))
-	if again.IPs[0].String() != r.IPs[0].String() || again.IPs[1].String() != r.IPs[1].String() {
-		t.Errorf("ADD again: %v", again.IPs)
+	if m.onlyOurs("ADD again is an error until DEL: duplicate allocation is not allowed") {
+		again := m.result(m.must("ADD", "c1", "/x", conf))
+		if again.IPs[0].String() != r.IPs[0].String() || again.IPs[1].String() != r.IPs[1].String() {
+			t.Errorf("ADD again: %v", again.IPs)
+		}
 	}
 	m.must("CHECK", "c1", "/x", conf)
 	m.must("STATUS", "", "", conf)
@@ -42,7 +44,7 @@ func TestHostLocalFiles(t *testing.T) {
 	for i := range 4 {
 		m.must("ADD", fmt.Sprintf("d%d", i), "/x", conf)
 	}
-	if _, err := m.call("ADD", "late", "/x", conf); err == nil || !strings.Contains(err.Error(), "no addresses left") {
+	if _, err := m.call("ADD", "late", "/x", conf); err == nil || !strings.Contains(err.Error(), "no IP addresses available") {
 		t.Errorf("an exhausted range: %v", err)
 	}
 	if files, _ := filepath.Glob(dir + "/net/fd00*"); len(files) != 5 {
@@ -56,6 +58,9 @@ func TestHostLocalFiles(t *testing.T) {
 		t.Errorf("after .6 comes .2, not %s", r.IPs[0].Address.IP)
 	}
 
+	if !m.onlyOurs("they have no GC: it succeeds and removes nothing") {
+		return
+	}
 	// GC leaves what is still attached.
 	m.must("GC", "", "", with(conf, "cni.dev/valid-attachments", []map[string]string{{"containerID": "e", "ifname": "eth0"}}))
 	if files, _ := filepath.Glob(dir + "/net/10.*"); len(files) != 1 || filepath.Base(files[0]) != "10.2.0.2" {

@@ -47,19 +47,16 @@ type portmapConfig struct {
 	} `json:"runtimeConfig"`
 }
 
-// parsePortmap decodes, checks, and drops mappings without a host port, as the
-// kubelet sends them for plain container ports.
+// parsePortmap decodes and checks. A mapping without a host port is an error, as
+// with the reference plugin: the runtime leaves plain container ports out.
 func parsePortmap(args *skel.CmdArgs) (*portmapConfig, *current.Result, error) {
 	c := &portmapConfig{}
 	if err := decode(args.StdinData, c); err != nil {
 		return nil, nil, err
 	}
-	mappings := c.RuntimeConfig.PortMappings[:0]
-	for i, m := range c.RuntimeConfig.PortMappings {
-		if m.HostPort == 0 {
-			continue
-		}
-		if m.HostPort < 0 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
+	for i := range c.RuntimeConfig.PortMappings {
+		m := &c.RuntimeConfig.PortMappings[i]
+		if m.HostPort < 1 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
 			return nil, nil, invalid("portMappings[%d]: port out of range: %d to %d", i, m.HostPort, m.ContainerPort)
 		}
 		if m.Protocol = strings.ToLower(m.Protocol); m.Protocol == "" {
@@ -73,9 +70,7 @@ func parsePortmap(args *skel.CmdArgs) (*portmapConfig, *current.Result, error) {
 				return nil, nil, invalid("portMappings[%d]: hostIP %q: not an address", i, m.HostIP)
 			}
 		}
-		mappings = append(mappings, m)
 	}
-	c.RuntimeConfig.PortMappings = mappings
 	result, err := previousResult(&c.PluginConf)
 	return c, result, err
 }

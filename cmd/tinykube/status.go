@@ -186,6 +186,15 @@ func newNode() *cobra.Command {
 	}
 	command.AddCommand(
 		&cobra.Command{Use: "shell NAME [-- COMMAND …]", Short: "Open a shell, or run a command, inside a node", Args: cobra.MinimumNArgs(1), RunE: with(enter)},
+		&cobra.Command{Use: "load NAME ARCHIVE…", Short: "Bring images onto a node: OCI archives, or what docker save writes", Args: cobra.MinimumNArgs(2),
+			RunE: with(func(s *node.Spec, archives []string) error {
+				for _, archive := range archives {
+					if err := s.Load(context.Background(), archive); err != nil {
+						return err
+					}
+				}
+				return nil
+			})},
 		&cobra.Command{Use: "stop NAME", Short: "Pull the plug: everything on the node ends at once", Args: cobra.ExactArgs(1),
 			RunE: with(func(s *node.Spec, _ []string) error { return s.Kill(killTimeout) })},
 		&cobra.Command{Use: "start NAME", Short: "Put the plug back", Args: cobra.ExactArgs(1),

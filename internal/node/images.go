@@ -67,6 +67,24 @@ func (i *importer) run(ctx context.Context, prefixes ...string) error {
 	return nil
 }
 
+// Load brings an image's archive onto a node that is up, as `docker load` would: from then on its name is there and
+// nobody pulls it. From outside, the node's containerd is found through the root of its PID 1.
+func (s *Spec) Load(ctx context.Context, file string) error {
+	pid := s.PID()
+	if pid == 0 {
+		return fmt.Errorf("node %s is down; start it with `tinykube node start %s`", s.Name, s.Name)
+	}
+	client, err := containerd.New(fmt.Sprintf("/proc/%d/root%s", pid, ContainerdSocket), containerd.WithDefaultNamespace(imageNamespace))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := importImage(ctx, client, file); err != nil {
+		return fmt.Errorf("load %s into %s: %w", file, s.Name, err)
+	}
+	return nil
+}
+
 func importImage(ctx context.Context, client *containerd.Client, file string) error {
 	archive, err := os.Open(file)
 	if err != nil {

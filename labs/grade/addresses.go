@@ -32,7 +32,7 @@ var addresses = suite{
 		{Name: "after the last comes the first that is free", Points: 1, Needs: []string{gives}, Hint: "set.after goes once around",
 			run: story("around", small, add("a", "10.1.0.2"), add("b", "10.1.0.3"), add("c", "10.1.0.4"), add("d", "10.1.0.5"), add("e", "10.1.0.6"), del("b"), add("f", "10.1.0.3"))},
 		{Name: "when nothing is left, it says so, and keeps nothing", Points: 2, Needs: []string{gives}, Hint: "an error after the loop; not an address that somebody has",
-			run: story("full", small, add("a", "10.1.0.2"), add("b", "10.1.0.3"), add("c", "10.1.0.4"), add("d", "10.1.0.5"), add("e", "10.1.0.6"), refused("f", "no addresses left"), del("c"), add("f", "10.1.0.4"))},
+			run: story("full", small, add("a", "10.1.0.2"), add("b", "10.1.0.3"), add("c", "10.1.0.4"), add("d", "10.1.0.5"), add("e", "10.1.0.6"), refused("f", "no IP addresses available"), del("c"), add("f", "10.1.0.4"))},
 		{Name: wishes, Points: 2, Needs: []string{gives}, Hint: "wanted, before the search",
 			run: story("wish", small, wish("a", "10.1.0.5", "10.1.0.5"))},
 		{Name: "a wish for what somebody has is refused", Points: 1, Needs: []string{wishes}, Hint: "not another address instead: who asks for one has a reason",

@@ -18,7 +18,7 @@ var networkMutants = []mutant{
 	{"18", "begins with the first every time", hostLocal, "set.after(store.lastReserved(index))", "set.after(netip.Addr{})", "rests"},
 	{"18", "does not go around", hostLocal, "\t\tok, err := store.reserve(owner, index, ip)\n\t\tif ok",
 		"\t\tif ip.Less(store.lastReserved(index)) {\n\t\t\tbreak\n\t\t}\n\t\tok, err := store.reserve(owner, index, ip)\n\t\tif ok", "comes the first"},
-	{"18", "says nothing when nothing is left", hostLocal, "return netip.Addr{}, fmt.Errorf(\"no addresses left in %s\", set)", "return set[0].first, nil", "says so"},
+	{"18", "says nothing when nothing is left", hostLocal, "return netip.Addr{}, fmt.Errorf(\"no IP addresses available in range set: %s\", set)", "return set[0].first, nil", "says so"},
 	{"18", "does not listen to wishes", hostLocal, "for _, ip := range wanted {\n\t\tif !set", "for _, ip := range wanted[:0] {\n\t\tif !set", "wishes"},
 	{"18", "gives another one for a wish that is taken", hostLocal,
 		"err = fmt.Errorf(\"requested address %s is in use\", ip)", "break", "is refused"},
