@@ -42,6 +42,7 @@ var allPlugins = []plugin{
 	{name: "Priority", complete: admitPriority, check: checkPriorityClass},
 	{name: "DefaultTolerationSeconds", complete: admitDefaultTolerations},
 	{name: "DefaultStorageClass", complete: admitDefaultStorageClass},
+	{name: "StorageObjectInUseProtection", complete: admitProtection},
 	{name: "PersistentVolumeClaimResize", check: admitClaimResize},
 	{name: "CertificateApproval", check: admitApproval},
 	{name: "CertificateSigning", check: admitSigning},
@@ -59,7 +60,7 @@ const offByDefault = "NodeRestriction"
 // default there can be named without effect, if that is harmless; the others
 // promise something that we would not keep.
 var otherPlugins = map[string]bool{
-	"AlwaysAdmit": true, "NamespaceExists": true, "StorageObjectInUseProtection": true, "PodGroupProtection": true, "ClusterTrustBundleAttest": true,
+	"AlwaysAdmit": true, "NamespaceExists": true, "PodGroupProtection": true, "ClusterTrustBundleAttest": true,
 	"PodTopologyLabels": true, "PodGroupWorkloadExists": true, "NodeDeclaredFeatureValidator": true, "JobValidation": true,
 	"PodResizeValidator": true, "MutatingAdmissionPolicy": true, "MutatingAdmissionWebhook": true,
 	"ValidatingAdmissionPolicy": true, "ValidatingAdmissionWebhook": true,

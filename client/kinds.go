@@ -64,12 +64,13 @@ var (
 
 	CertificateSigningRequests = Kind[*certificatesv1.CertificateSigningRequest]{"certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", false}
 
-	EndpointSlices  = Kind[*discoveryv1.EndpointSlice]{"discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true}
-	Leases          = Kind[*coordinationv1.Lease]{"coordination.k8s.io", "v1", "Lease", "leases", true}
-	PriorityClasses = Kind[*schedulingv1.PriorityClass]{"scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false}
-	StorageClasses  = Kind[*storagev1.StorageClass]{"storage.k8s.io", "v1", "StorageClass", "storageclasses", false}
-	CSIDrivers      = Kind[*storagev1.CSIDriver]{"storage.k8s.io", "v1", "CSIDriver", "csidrivers", false}
-	CSINodes        = Kind[*storagev1.CSINode]{"storage.k8s.io", "v1", "CSINode", "csinodes", false}
+	EndpointSlices          = Kind[*discoveryv1.EndpointSlice]{"discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true}
+	Leases                  = Kind[*coordinationv1.Lease]{"coordination.k8s.io", "v1", "Lease", "leases", true}
+	PriorityClasses         = Kind[*schedulingv1.PriorityClass]{"scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false}
+	VolumeAttributesClasses = Kind[*storagev1.VolumeAttributesClass]{"storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", false}
+	StorageClasses          = Kind[*storagev1.StorageClass]{"storage.k8s.io", "v1", "StorageClass", "storageclasses", false}
+	CSIDrivers              = Kind[*storagev1.CSIDriver]{"storage.k8s.io", "v1", "CSIDriver", "csidrivers", false}
+	CSINodes                = Kind[*storagev1.CSINode]{"storage.k8s.io", "v1", "CSINode", "csinodes", false}
 
 	CSIStorageCapacities = Kind[*storagev1.CSIStorageCapacity]{"storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities", true}
 	VolumeAttachments    = Kind[*storagev1.VolumeAttachment]{"storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false}

@@ -96,6 +96,7 @@ var registry = []entry{
 	plain("persistentvolume-attach-detach-controller", "attachdetach", attachdetach.Register),
 	plain("persistentvolumeclaim-protection-controller", "pvc-protection", volumeprotection.RegisterClaims),
 	plain("persistentvolume-protection-controller", "pv-protection", volumeprotection.RegisterVolumes),
+	plain("volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", volumeprotection.RegisterClasses),
 	plain("ephemeral-volume-controller", "ephemeral-volume", ephemeralvolume.Register),
 
 	plain("clusterrole-aggregation-controller", "clusterrole-aggregation", clusterroleaggregation.Register),

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -76,8 +77,14 @@ var storageScenarios = []scenario{
 		},
 	},
 	{
-		name: "pvc-protection and pv-protection", controllers: []string{"pvc-protection", "pv-protection"},
+		name: "protection of claims, volumes and classes", controllers: []string{"pvc-protection", "pv-protection", "volumeattributesclass-protection-controller"},
 		start: func(c *cluster) {
+			fast := claim("fast", "1Gi")
+			fast.Spec.VolumeAttributesClassName = ptr("fast")
+			create(c, client.PersistentVolumeClaims, fast)
+			for _, name := range []string{"fast", "slow"} {
+				create(c, client.VolumeAttributesClasses, &storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: name, Finalizers: []string{"kubernetes.io/vac-protection"}}, DriverName: "disks.example"})
+			}
 			create(c, client.PersistentVolumes, volume("old", "1Gi"))
 			create(c, client.PersistentVolumeClaims, claim("a", "1Gi"))
 			create(c, client.PersistentVolumeClaims, claim("b", "1Gi"))
@@ -87,14 +94,19 @@ var storageScenarios = []scenario{
 		change: func(c *cluster) {
 			ctx, now := c.t.Context(), metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 			_ = client.For(c.client, client.PersistentVolumes).Delete(ctx, "", "old", now)
+			_ = client.For(c.client, client.VolumeAttributesClasses).Delete(ctx, "", "fast", now)
+			_ = client.For(c.client, client.VolumeAttributesClasses).Delete(ctx, "", "slow", now)
 			_ = client.For(c.client, client.PersistentVolumeClaims).Delete(ctx, ns, "a", now)
 			_ = client.For(c.client, client.PersistentVolumeClaims).Delete(ctx, ns, "b", now)
 			_ = client.For(c.client, client.Pods).Delete(ctx, ns, "one", now)
 		},
 		wrong: func(c *cluster) string {
 			left := names(list(c, client.PersistentVolumeClaims, ns))
-			if volumes := list(c, client.PersistentVolumes, ""); len(volumes) != 0 || fmt.Sprint(left) != "[b]" {
-				return fmt.Sprintf("%d volumes and the claims %v are left, want only b, which is used", len(volumes), left)
+			if volumes := list(c, client.PersistentVolumes, ""); len(volumes) != 0 || fmt.Sprint(left) != "[b fast]" {
+				return fmt.Sprintf("%d volumes and the claims %v are left, want only b, which is used, and fast", len(volumes), left)
+			}
+			if classes := names(list(c, client.VolumeAttributesClasses, "")); fmt.Sprint(classes) != "[fast]" {
+				return fmt.Sprintf("the classes %v are left, want only fast, which is used", classes)
 			}
 			return ""
 		},

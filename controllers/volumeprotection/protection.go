@@ -17,6 +17,7 @@ import (
 const (
 	claimFinalizer  = "kubernetes.io/pvc-protection"
 	volumeFinalizer = "kubernetes.io/pv-protection"
+	classFinalizer  = "kubernetes.io/vac-protection"
 )
 
 type controller struct {
@@ -104,6 +105,56 @@ func RegisterVolumes(m *harness.Manager) {
 		return 0, settle(ctx, volumes, volume, volumeFinalizer)
 	})
 	harness.WatchSelf(loop, volumes)
+}
+
+// RegisterClasses adds the controller that protects the attributes that claims
+// and volumes have, or are to have.
+//
+// Upstream: kubernetes pkg/controller/volume/vacprotection
+func RegisterClasses(m *harness.Manager) {
+	const name = "volumeattributesclass-protection-controller"
+	s := m.Scope(harness.Identity{Name: name, Account: name, Source: name})
+	classes, claims, volumes := harness.StoreOf(s, client.VolumeAttributesClasses), harness.StoreOf(s, client.PersistentVolumeClaims), harness.StoreOf(s, client.PersistentVolumes)
+	loop := harness.NewLoop(s, 1, func(ctx context.Context, name string) (time.Duration, error) {
+		class, ok := classes.Get("", name)
+		if !ok || class.DeletionTimestamp != nil && (slices.ContainsFunc(claims.List(), func(c *corev1.PersistentVolumeClaim) bool { return slices.Contains(claimClasses(c), name) }) ||
+			slices.ContainsFunc(volumes.List(), func(v *corev1.PersistentVolume) bool { return slices.Contains(volumeClasses(v), name) })) {
+			return 0, nil
+		}
+		return 0, settle(ctx, classes, class, classFinalizer)
+	})
+	harness.WatchSelf(loop, classes)
+	// Who has let go of a class may have been the last.
+	harness.Watch(loop, claims, func(old, _ *corev1.PersistentVolumeClaim) []string { return claimClasses(old) })
+	harness.Watch(loop, volumes, func(old, _ *corev1.PersistentVolume) []string { return volumeClasses(old) })
+}
+
+// claimClasses are those that a claim asks for, has, and is on its way to.
+func claimClasses(claim *corev1.PersistentVolumeClaim) []string {
+	if claim == nil {
+		return nil
+	}
+	named := []*string{claim.Spec.VolumeAttributesClassName, claim.Status.CurrentVolumeAttributesClassName}
+	if status := claim.Status.ModifyVolumeStatus; status != nil {
+		named = append(named, &status.TargetVolumeAttributesClassName)
+	}
+	return given(named...)
+}
+
+func volumeClasses(volume *corev1.PersistentVolume) []string {
+	if volume == nil {
+		return nil
+	}
+	return given(volume.Spec.VolumeAttributesClassName)
+}
+
+func given(names ...*string) (out []string) {
+	for _, name := range names {
+		if name != nil && *name != "" {
+			out = append(out, *name)
+		}
+	}
+	return out
 }
 
 // settle puts the finalizer on what lives, which the server has done unless the

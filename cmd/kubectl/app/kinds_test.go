@@ -111,7 +111,8 @@ func TestEveryKind(t *testing.T) {
 	if strings.Contains(k.run("get", "-f", file, "-o", `jsonpath={range .items[*]}{.metadata.labels.tier}{.metadata.annotations.patched},{end}`), ",,") {
 		t.Error("a label or a patch is lost")
 	}
-	k.run("delete", "-f", file, "--timeout=30s") // waits: a definition goes when its objects are gone
+	k.run("patch", "-f", file, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`) // of storage: no controller is here that would take them off
+	k.run("delete", "-f", file, "--timeout=30s")                                         // waits: a definition goes when its objects are gone
 	if left := k.run("get", "-f", file, "-o", "name", "--ignore-not-found"); regexp.MustCompile(`(?m)^[\w.]+/`).MatchString(left) {
 		t.Errorf("left after delete:\n%s", left)
 	}
