@@ -5,13 +5,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	csisidecars "tinykube/cmd/csi-sidecars/app"
 	scheduler "tinykube/cmd/kube-scheduler/app"
 )
 
 // newExplain is for questions to a running cluster that kubectl cannot answer.
 func newExplain() *cobra.Command {
 	command := &cobra.Command{Use: "explain", Short: "Why something is as it is"}
-	command.AddCommand(scheduler.NewExplainCommand(anyKubeconfig))
+	command.AddCommand(scheduler.NewExplainCommand(anyKubeconfig), csisidecars.NewExplainCommand(anyKubeconfig))
 	return command
 }
 
