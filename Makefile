@@ -153,6 +153,7 @@ test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) 
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
 	$(GO) test -count=1 -v -timeout 60m ./controllers -run '^TestMatrix$$' -every-write
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
+	$(GO) test -C test -count=1 -v -timeout 120m ./swap -run '^TestStartOrders$$' -orders 120
 	$(GO) test -count=1 -v -timeout 60m ./cmd/kubelet/app -run '^TestKillSoak$$' -kills 2000
 	CGO_ENABLED=1 $(GO) test -race ./client/... ./scheduler/... ./controllers/... ./apiserver/... ./kubelet/... ./cri/... ./proxy/... ./flannel/...
 
@@ -170,8 +171,9 @@ lint: ## vet and staticcheck, pinned; the rules of the code guide are tests in i
 	$(BIN)/staticcheck ./...
 	for module in payload/tools payload/coredns; do $(GO) vet -C $$module ./...; (cd $$module && $(CURDIR)/$(BIN)/staticcheck ./...); done
 
-e2e: build ## a cluster under faults, as its users see it
+e2e: build ## a cluster under faults, as its users see it, and one that starts in the wrong order
 	$(GO) test -C test -count=1 -v -timeout 25m ./e2e/...
+	$(GO) test -C test -count=1 -v -timeout 25m ./swap -run '^TestStartOrders$$'
 
 labs: build ## every lab of the course on one cluster; make lab-01 is one, on the running cluster
 	$(GO) test -C test -count=1 -v -timeout 15m ./labs/...

@@ -112,6 +112,61 @@ func TestSubnets(t *testing.T) {
 	}
 }
 
+// Of two nodes one falls silent: etcd ends its lease by itself, and whoever
+// watches forgets it. The other says in time that it is still there.
+func TestExpiry(t *testing.T) {
+	endpoint := etcdtest.Start(t, t.TempDir()).Endpoint
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	admin, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	if _, err := admin.Put(ctx, "/coreos.com/network/config", config); err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := Open(ctx, Config{Endpoints: []string{endpoint}, Prefix: "/coreos.com/network", TTL: 5 * time.Second, RenewMargin: 4500 * time.Millisecond}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	alive, err := s.Mine(ctx, self("172.30.9.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent, err := s.Mine(ctx, self("172.30.9.2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	watched, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { // what flannel.Run does
+		for tick := time.NewTicker(s.Renewal()); watched.Err() == nil; <-tick.C {
+			_ = s.Publish(watched, alive)
+		}
+	}()
+	seen := 0
+	if err := s.Watch(watched, func(leases []flannel.Lease) {
+		switch {
+		case len(leases) == 2 && seen == 0:
+			seen++
+		case len(leases) == 1 && leases[0].Subnet == alive.Subnet && seen == 1:
+			seen++
+			stop()
+		case len(leases) < 2:
+			t.Errorf("after %d changes: %v", seen, leases)
+			stop()
+		}
+	}); err != nil || seen != 2 {
+		t.Errorf("seen %d: %v", seen, err)
+	}
+	// The subnet is free again.
+	if next, err := s.Mine(ctx, self("172.30.9.9")); err != nil || next.Subnet == alive.Subnet {
+		t.Errorf("%v %v; %s was free", next, err, silent.Subnet)
+	}
+}
+
 func TestNetConf(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"Network":"10.5.0.0/16","SubnetLen":31,"Backend":{"Type":"vxlan"}}`:           "less than /31",

@@ -40,8 +40,11 @@ type network struct {
 	runs     [2]string // each machine's /run/flannel
 }
 
-// netConf is the network's configuration, but for the backend.
-const netConf = `{"Network":"10.244.0.0/16","Backend":{"Type":"%s"}}`
+// netConf is the network's configuration, but for the backend, of which there
+// are three.
+const netConf = `{"Network":"10.244.0.0/16","Backend":%s}`
+
+const vxlan, direct, hostGW = `{"Type":"vxlan"}`, `{"Type":"vxlan","DirectRouting":true}`, `{"Type":"host-gw"}`
 
 func newNetwork(t *testing.T, backend string) *network {
 	t.Helper()
@@ -88,10 +91,18 @@ func (n *network) start(machine int, whose string) {
 	nstest.Eventually(n.t, "subnet.env of node-"+fmt.Sprint(machine), func() bool { return n.subnet(machine) != "" })
 }
 
+// stop ends a flanneld as a kubelet does: v0.28.10 of the real one may wait for
+// itself for ever after SIGTERM, its watchers for a reader that has gone.
 func (n *network) stop(machine int) {
 	if cmd := n.running[machine]; cmd != nil {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
+		grace := time.AfterFunc(30*time.Second, func() {
+			if err := cmd.Process.Kill(); err == nil && cmd.Path == n.programs["ours"][0] {
+				n.t.Error("our flanneld does not end on SIGTERM")
+			}
+		})
 		_ = cmd.Wait()
+		grace.Stop()
 		n.running[machine] = nil
 	}
 }
@@ -204,9 +215,13 @@ func (n *network) takeTurns() {
 // entries are what a machine's kernel holds for the other.
 func (n *network) entries(machine int) string {
 	node := n.nodes[machine]
-	text := node.Run("ip route show dev flannel.1") + node.Run("ip neigh show dev flannel.1 nud permanent")
-	for line := range strings.Lines(node.Run("bridge fdb show dev flannel.1")) {
-		if strings.Contains(line, "dst 172.30.9.") {
+	listing := node.Run("ip route")
+	if strings.Contains(node.Run("ip -o link"), "flannel.1") {
+		listing += node.Run("ip neigh show dev flannel.1 nud permanent") + node.Run("bridge fdb show dev flannel.1")
+	}
+	var text string
+	for line := range strings.Lines(listing) {
+		if strings.HasPrefix(line, "10.244.") && !strings.Contains(line, "scope link") || strings.Contains(line, "dst 172.30.9.") {
 			text += line
 		}
 	}
@@ -215,8 +230,8 @@ func (n *network) entries(machine int) string {
 
 // Nodes that learn of each other from an etcd, and choose their subnets themselves.
 func TestRealFlanneldEtcd(t *testing.T) {
-	n := newNetwork(t, "vxlan")
-	store := n.store(fmt.Sprintf(netConf, "vxlan"))
+	n := newNetwork(t, vxlan)
+	store := n.store(fmt.Sprintf(netConf, vxlan))
 	n.flags = func(int) []string { return []string{"--etcd-endpoints=http://172.30.9.9:2379"} }
 	n.takeTurns()
 	const all = "get --prefix /coreos.com/network/subnets/"
@@ -250,13 +265,27 @@ func (n *network) store(config string) (etcdctl func(line string) string) {
 	return func(line string) string { return machine.Run(ctl + line) }
 }
 
-// Nodes of a cluster.
+// Nodes of a cluster, with each backend; in the end one gets another address.
 func TestRealFlanneldKube(t *testing.T) {
-	n := newNetwork(t, "vxlan")
-	env := testenv.New(t)
+	for name, backend := range map[string]string{"vxlan": vxlan, "DirectRouting": direct, "host-gw": hostGW} {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork(t, backend)
+			n.kube()
+			n.takeTurns()
+			for machine, address := range []string{"172.30.9.51", "172.30.9.52"} {
+				n.move(machine, address)
+			}
+		})
+	}
+}
+
+// kube makes the machines nodes of an API server.
+func (n *network) kube() {
+	n.t.Helper()
+	env := testenv.New(n.t)
 	api, err := client.New(env.Config)
 	if err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
 	for i := range n.nodes {
 		// A real flanneld does not expect a Node without annotations.
@@ -264,17 +293,36 @@ func TestRealFlanneldKube(t *testing.T) {
 		node.Spec.PodCIDR = fmt.Sprintf("10.244.%d.0/24", i+3)
 		node.Spec.PodCIDRs = []string{node.Spec.PodCIDR}
 		if _, err := client.For(api, client.Nodes).Create(context.Background(), node); err != nil {
-			t.Fatal(err)
+			n.t.Fatal(err)
 		}
 	}
 	address := strings.TrimPrefix(env.Config.Host, "https://")
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
 	n.relay(port, address) // the same port, so that the kubeconfig is right there, too
 	n.flags = func(int) []string {
 		return []string{"--kube-subnet-mgr", "--kubeconfig-file=" + env.Kubeconfig, "--net-config-path=" + n.config}
 	}
-	n.takeTurns()
+}
+
+// move gives a machine another address, after which its flanneld is started
+// again, as after a reboot; the other machine's must follow.
+func (n *network) move(machine int, address string) {
+	n.t.Helper()
+	whose := "theirs"
+	if n.running[machine].Path == n.programs["ours"][0] {
+		whose = "ours"
+	}
+	n.stop(machine)
+	node := n.nodes[machine]
+	node.Run("ip addr flush dev eth0")
+	node.Address("eth0", address+"/24")
+	node.Run("ip route add default dev eth0")
+	n.start(machine, whose)
+	n.connected(fmt.Sprintf("after node-%d, with %s, has moved to %s", machine, whose, address))
+	if entries := n.entries(1 - machine); !strings.Contains(entries, address) {
+		n.t.Errorf("node-%d does not know %s:\n%s", 1-machine, address, entries)
+	}
 }
