@@ -60,6 +60,12 @@ echo; echo "== A thousand hollow nodes; controllers, each a process" # KUBE_CONT
 if [ -n "${KUBE_CONTROLLER_MANAGER:-}" ]; then export KUBE_CONTROLLER_MANAGER=$(realpath "$KUBE_CONTROLLER_MANAGER"); fi
 go test -C test -run '^$' -bench . -benchtime 1x -timeout 60m ./hollow | grep -v -e '^goos' -e '^goarch' -e '^cpu'
 echo; echo "== Services as rules"
-go test -run '^$' -bench . -benchtime 5x ./proxy/... ./cni/...
+go test -run '^$' -bench . -benchtime 5x ./proxy/...
+echo; echo "== CNI: one pod's bridge plugin with host-local" # CNI_BIN=folder adds the reference plugins
+if [ -n "${CNI_BIN:-}" ]; then export CNI_BIN=$(realpath "$CNI_BIN"); fi
+go test -run '^$' -bench . -benchtime 100x ./cni/... | grep ^Benchmark
+echo; echo "== The wire between pods of two nodes" # FLANNELD=path adds a real one
+if [ -n "${FLANNELD:-}" ]; then export FLANNELD=$(realpath "$FLANNELD"); fi
+go test -C test -run '^$' -bench Wire -benchtime 1x ./swap/flannel | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^pkg' -e '^Benchmark' -e '^PASS'
 echo; echo "== CRI servers, ours and containerd's own, beside runc and a plugin alone"
 go test -C test -run '^$' -bench Runtimes -benchtime 1x ./critest | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { nstest.Main(m) }
 // network is two machines on a wire, each with a pod, and the store that their
 // flannelds learn from.
 type network struct {
-	t        *testing.T
+	t        testing.TB
 	programs map[string][]string // ours and theirs
 	config   string              // net-conf.json
 	flags    func(machine int) []string
@@ -46,13 +46,13 @@ const netConf = `{"Network":"10.244.0.0/16","Backend":%s}`
 
 const vxlan, direct, hostGW = `{"Type":"vxlan"}`, `{"Type":"vxlan","DirectRouting":true}`, `{"Type":"host-gw"}`
 
-func newNetwork(t *testing.T, backend string) *network {
+func newNetwork(t testing.TB, backend string) *network {
 	t.Helper()
 	ours, err := filepath.Abs("../../../bin/tinykube")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &network{t: t, programs: map[string][]string{"theirs": {clusters.Program(t, "FLANNELD")}, "ours": {ours, "flanneld"}}}
+	n := &network{t: t, programs: map[string][]string{"theirs": {os.Getenv("FLANNELD")}, "ours": {ours, "flanneld"}}}
 	n.config = filepath.Join(t.TempDir(), "net-conf.json")
 	if err := os.WriteFile(n.config, fmt.Appendf(nil, netConf, backend), 0o644); err != nil {
 		t.Fatal(err)
@@ -169,6 +169,7 @@ func (n *network) relay(port, to string) {
 // takeTurns is the test: theirs and ours in one network, then each in the other's
 // place while a connection between the pods stays open, and back.
 func (n *network) takeTurns() {
+	clusters.Program(n.t, "FLANNELD")
 	n.start(0, "theirs")
 	n.start(1, "ours")
 	n.addPods()
