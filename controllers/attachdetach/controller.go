@@ -75,6 +75,13 @@ func Register(m *harness.Manager) {
 		}
 		return c.users(new.Spec.VolumeName)
 	})
+	// A volume may be heard of after the claim and the pod that lead to it.
+	harness.Watch(loop, c.volumes, func(old, new *corev1.PersistentVolume) []string {
+		if new == nil || old != nil && equality.Semantic.DeepEqual(old.Spec.ClaimRef, new.Spec.ClaimRef) {
+			return nil
+		}
+		return c.users(new.Name)
+	})
 }
 
 // users are the nodes whose pods use a volume.

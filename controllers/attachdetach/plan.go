@@ -52,6 +52,12 @@ type plan struct {
 // planNode compares what a node's pods use with what is attached to it.
 //
 // Upstream: kubernetes pkg/controller/volume/attachdetach/reconciler
+//
+// LAB 22 attach: twice a comparison. What is used and not here is to be attached,
+// or is blocked by another node (shared, find); what is here, not being deleted,
+// and attached is to be reported, by its uniqueName. What is here and not used
+// goes; but as long as mounted tells to wait it is reported as it was (reported),
+// and looked at again.
 func planNode(v view) (p plan) {
 	for _, u := range v.uses {
 		switch a := find(v.here, u.volume.Name); {

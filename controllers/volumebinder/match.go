@@ -15,6 +15,12 @@ import (
 //
 // Upstream: kubernetes component-helpers storage/volume FindMatchingVolume;
 // pkg/controller/volume/persistentvolume/index.go findBestMatchForClaim
+//
+// LAB 22 choose: go through the volumes. api/claims knows all questions that
+// there are: Large, Modes, Mode, SameAttributes, Promised, VolumeClass and Class,
+// Selected. What is promised to the claim ends the search; of the others only
+// those that are Available and nobody's count, and better compares two. waits:
+// only what is promised.
 func choose(claim *corev1.PersistentVolumeClaim, volumes []*corev1.PersistentVolume, waits bool) (best *corev1.PersistentVolume) {
 	for _, volume := range volumes {
 		switch {

@@ -120,6 +120,10 @@ func readOnly(volume Volume, r *csi.NodePublishVolumeRequest) bool {
 // alreadyPublished tells whether an earlier call has done what is asked for: whether source is what is mounted at target.
 // If it has not, target must be a place where it can be done: missing, or left empty by a call that was interrupted.
 // Anything else is somebody's, and refused.
+//
+// LAB 23 publish: ask the kernel, not the record. os.Lstat, since a link is never followed (invalid); mountedAt, and
+// sameFile for what is mounted; volume.Published knows how it was published (codes.AlreadyExists if otherwise), and
+// checkEmpty what a mount would hide.
 func alreadyPublished(volume Volume, publication Publication, source, target string) (bool, error) {
 	if recorded, ok := volume.Published[target]; ok && recorded != publication {
 		return false, status.Errorf(codes.AlreadyExists, "volume %q is published at %s as %+v", volume.ID, target, recorded)

@@ -38,6 +38,8 @@ type bench struct {
 	metrics          string   // its URL
 	markers          int      // made so far
 	ward             *ward    // the reader's kubelet, and our runtime
+	plugin           *plugin  // the reader's CSI driver
+	attaches         bool     // manager is the one of the second half of lab 22
 
 	closers []func()
 }

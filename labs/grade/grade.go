@@ -10,6 +10,8 @@
 //
 //	DIR ──go build──▶ kubelet ──CRI──▶ a runtime that the checks play
 //
+//	DIR ──go build──▶ csi-hostpath ◀──CSI── checks    in a mount namespace, which survives the driver
+//
 // The wire keeps back answers, or what watches say.
 //
 //	DIR ──go build──▶ kube-proxy, flanneld, a CNI plugin ──what they print──▶ checks
@@ -50,7 +52,8 @@ type suite struct {
 
 var suites = map[string]suite{"01": store, "03": patch, "04": replay, "05": queue, "06": rights, "07": scores, "08": replicas, "09": taints,
 	"12": logLines, "13": worker, "14": mirrors, "15": probes, "16": accounts,
-	"18": addresses, "19": tunnel, "20": service}
+	"18": addresses, "19": tunnel, "20": service,
+	"22": volumes, "23": publish}
 
 // Checks lists the checks of a lab; none if it has no exercise.
 func Checks(number string) []Check { return suites[number].checks }

@@ -37,18 +37,23 @@ func withManager(args ...string) func(context.Context, *bench) error {
 		if err := b.ourServer(ctx); err != nil {
 			return err
 		}
-		port, err := freePort()
-		if err != nil {
-			return err
-		}
-		b.metrics = fmt.Sprintf("https://127.0.0.1:%d/metrics", port)
-		b.manager, err = b.start("kube-controller-manager", filepath.Join(b.scratch, "manager"), append(args, "--master="+b.wire.host,
-			"--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port="+strconv.Itoa(port))...)
-		if err != nil {
-			return err
-		}
-		return b.manager.until(ctx, func() error { _, err := b.scrape(ctx); return err })
+		return b.startManager(ctx, "manager", args...)
 	}
+}
+
+// startManager starts the reader's manager.
+func (b *bench) startManager(ctx context.Context, name string, args ...string) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	b.metrics = fmt.Sprintf("https://127.0.0.1:%d/metrics", port)
+	b.manager, err = b.start("kube-controller-manager", filepath.Join(b.scratch, name), append(args, "--master="+b.wire.host,
+		"--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port="+strconv.Itoa(port))...)
+	if err != nil {
+		return err
+	}
+	return b.manager.until(ctx, func() error { _, err := b.scrape(ctx); return err })
 }
 
 // ourServer starts an API server in this process. It completes no

@@ -139,7 +139,7 @@ func TestMutants(t *testing.T) {
 			}
 		}
 	}()
-	for _, mutant := range slices.Concat(serverMutants, controllerMutants, schedulerMutants, kubeletMutants, networkMutants) {
+	for _, mutant := range slices.Concat(serverMutants, controllerMutants, schedulerMutants, kubeletMutants, networkMutants, storageMutants) {
 		t.Run(mutant.lab+" "+mutant.name, func(t *testing.T) {
 			if useful[mutant.lab] == nil {
 				useful[mutant.lab] = map[string]bool{}
