@@ -15,9 +15,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -92,11 +92,11 @@ func (k *Kubelet) httpTarget(pod *corev1.Pod, c *corev1.Container, get *corev1.H
 	if host == "" {
 		host = k.podIP(pod)
 	}
-	path, query, _ := strings.Cut(get.Path, "?")
-	if !strings.HasPrefix(path, "/") {
-		path = "/" + path
+	u, err := url.Parse(get.Path)
+	if err != nil { // nobody has checked it; the server shall say what it thinks
+		u = &url.URL{Path: get.Path}
 	}
-	u := url.URL{Scheme: strings.ToLower(or(string(get.Scheme), "HTTP")), Host: net.JoinHostPort(host, strconv.Itoa(port)), Path: path, RawQuery: query}
+	u.Scheme, u.Host = strings.ToLower(or(string(get.Scheme), "HTTP")), net.JoinHostPort(host, strconv.Itoa(port))
 	request, err := http.NewRequest(http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -179,13 +179,22 @@ func grpcProbe(ctx context.Context, address, service string, timeout time.Durati
 		return probeUnknown, err.Error()
 	}
 	defer conn.Close()
-	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{})
-	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
+	// To connect first tells a port on which nobody listens from a service that
+	// does not answer.
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return probeFailure, fmt.Sprintf("timeout: failed to connect service %q within %v: %v", address, timeout, ctx.Err())
+		}
+	}
+	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
 	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return probeFailure, "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): " + message(err)
 	case status.Code(err) == codes.DeadlineExceeded:
-		return probeFailure, fmt.Sprintf("timeout: failed to connect service %q within %v: %v", address, timeout, err)
+		return probeFailure, fmt.Sprintf("timeout: health rpc did not complete within %v", timeout)
 	case err != nil:
-		return probeFailure, fmt.Sprintf("service %q failed: %v", address, err)
+		return probeFailure, fmt.Sprintf("error: health rpc probe failed: %v", err)
 	case answer.Status != healthpb.HealthCheckResponse_SERVING:
 		return probeFailure, fmt.Sprintf("service unhealthy (responded with %q)", answer.Status)
 	}
