@@ -75,10 +75,11 @@ func (s *Server) buildContainer(ctx context.Context, sb *sandbox, image *imageIn
 		record.User.SupplementalGroups = append(record.User.SupplementalGroups, int64(gid))
 	}
 	labels := map[string]string{kindLabel: kindContainer, podLabel: sb.ID}
-	if err := s.daemon.create(ctx, record.ID, image.names[0], labels, spec, record); err != nil {
+	userns := sb.userNamespace()
+	if err := s.daemon.create(ctx, record.ID, image.names[0], labels, spec, userns, record); err != nil {
 		return nil, fmt.Errorf("record container: %w", err)
 	}
-	if err := s.daemon.prepare(ctx, record.ID, image); err != nil {
+	if err := s.daemon.prepare(ctx, record.ID, image, userns.snapshot()...); err != nil {
 		return nil, fmt.Errorf("prepare the container's filesystem: %w", err)
 	}
 	return newContainer(record, containerStatus{Resources: record.Config.GetLinux().GetResources()}), nil
@@ -139,6 +140,8 @@ func validateContainer(cfg *runtimeapi.ContainerConfig, sb *sandbox) error {
 		return invalid("working directory %q is not absolute", cfg.GetWorkingDir())
 	case cfg.GetLinux().GetSecurityContext().GetPrivileged() && !sb.Config.GetLinux().GetSecurityContext().GetPrivileged():
 		return invalid("a privileged container needs a privileged sandbox")
+	case !sameUserns(cfg, sb):
+		return invalid("a container's user namespace is its pod's")
 	}
 	return nil
 }
@@ -150,9 +153,6 @@ func validateContainer(cfg *runtimeapi.ContainerConfig, sb *sandbox) error {
 func (s *Server) findMounts(ctx context.Context, id string, mounts []*runtimeapi.Mount) ([]*runtimeapi.Mount, error) {
 	var found []*runtimeapi.Mount
 	for n, m := range mounts {
-		if len(m.GetUidMappings())+len(m.GetGidMappings()) > 0 {
-			return nil, fmt.Errorf("mount %s: ID-mapped mounts are not supported by this runtime: %w", m.GetContainerPath(), errdefs.ErrInvalidArgument)
-		}
 		source, err := hostPath(m)
 		if m.GetImage() != nil {
 			source, err = s.mountImage(ctx, id, n, m)
@@ -163,6 +163,7 @@ func (s *Server) findMounts(ctx context.Context, id string, mounts []*runtimeapi
 		found = append(found, &runtimeapi.Mount{
 			ContainerPath: m.GetContainerPath(), HostPath: source, Readonly: m.GetReadonly(),
 			RecursiveReadOnly: m.GetRecursiveReadOnly(), Propagation: m.GetPropagation(),
+			UidMappings: m.GetUidMappings(), GidMappings: m.GetGidMappings(),
 		})
 	}
 	return found, nil

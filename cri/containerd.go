@@ -88,7 +88,7 @@ func readExtension(c containers.Container, name string, into any) error {
 
 // create writes the record. The snapshot is named after the container and made
 // after it: containerd's garbage collector then always sees an owner.
-func (d *daemon) create(ctx context.Context, id, image string, labels map[string]string, spec *specs.Spec, record any) error {
+func (d *daemon) create(ctx context.Context, id, image string, labels map[string]string, spec *specs.Spec, userns *userNamespace, record any) error {
 	specAny, err := typeurl.MarshalAny(spec)
 	if err != nil {
 		return err
@@ -97,7 +97,8 @@ func (d *daemon) create(ctx context.Context, id, image string, labels map[string
 	if err != nil {
 		return err
 	}
-	runtimeOptions, err := typeurl.MarshalAny(&options.Options{SystemdCgroup: d.systemdCgroup})
+	uid, gid := userns.root()
+	runtimeOptions, err := typeurl.MarshalAny(&options.Options{SystemdCgroup: d.systemdCgroup, IoUid: uid, IoGid: gid})
 	if err != nil {
 		return err
 	}
@@ -142,15 +143,15 @@ func (d *daemon) updateSpec(ctx context.Context, id string, change func(*specs.S
 
 // prepare makes the writable layer on top of an image, unpacking the image's
 // layers first if nobody has.
-func (d *daemon) prepare(ctx context.Context, id string, img *imageInfo) error {
+func (d *daemon) prepare(ctx context.Context, id string, img *imageInfo, options ...snapshots.Opt) error {
 	service := d.SnapshotService(d.snapshotter)
 	parent := identity.ChainID(img.diffIDs).String()
-	_, err := service.Prepare(ctx, id, parent)
+	_, err := service.Prepare(ctx, id, parent, options...)
 	if errdefs.IsNotFound(err) {
 		if err := d.unpack(ctx, img); err != nil {
 			return err
 		}
-		_, err = service.Prepare(ctx, id, parent)
+		_, err = service.Prepare(ctx, id, parent, options...)
 	}
 	return err
 }

@@ -38,8 +38,7 @@
 //
 // # What it refuses
 //
-// User namespaces, ID-mapped mounts, CDI devices, AppArmor
-// profiles, checkpoints: each is answered with an error that says so, since a
+// CDI devices, AppArmor profiles, checkpoints: each is answered with an error that says so, since a
 // pod that runs without what it asked for is worse than one that does not.
 // It does not know pods beyond their sandbox, does not restart anything, does
 // not rotate logs and does not probe: all that is the kubelet's.

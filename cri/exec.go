@@ -94,7 +94,12 @@ func (s *Server) exec(ctx context.Context, c *container, e execution) (uint32, e
 	}
 	cleanup, cancel := detach(ctx)
 	defer cancel()
-	defer s.daemon.deleteProcess(cleanup, c.ID, execID)
+	deleted := false
+	defer func() {
+		if !deleted {
+			s.daemon.deleteProcess(cleanup, c.ID, execID)
+		}
+	}()
 	if err := s.daemon.startTask(ctx, c.ID, execID); err != nil {
 		return 0, err
 	}
@@ -118,8 +123,10 @@ func (s *Server) exec(ctx context.Context, c *container, e execution) (uint32, e
 	}
 	// With the process the shim deletes its ends of the FIFOs, at the latest
 	// two seconds later: grandchildren that keep the pipe do not keep us.
-	if err == nil && s.daemon.deleteProcess(cleanup, c.ID, execID) == nil {
-		pipes.copies.Wait()
+	if err == nil {
+		if deleted = s.daemon.deleteProcess(cleanup, c.ID, execID) == nil; deleted {
+			pipes.copies.Wait()
+		}
 	}
 	return code, err
 }

@@ -18,6 +18,16 @@ const netnsPrefix = "cri-"
 // file: a bind mount of the namespace over it, just as `ip netns add` does, so
 // that `ip netns exec` can enter the pod.
 func createNetNS(path string) error {
+	return pinned(path, func() error { return onNewThread(func() error { return pinNewNetNS(path) }) })
+}
+
+// pinNetNS does the same with a namespace that a process is in.
+func pinNetNS(path, of string) error {
+	return pinned(path, func() error { return unix.Mount(of, path, "none", unix.MS_BIND, "") })
+}
+
+// pinned makes the file and removes it again if nothing can be mounted on it.
+func pinned(path string, pin func() error) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -26,7 +36,7 @@ func createNetNS(path string) error {
 		return fmt.Errorf("create network namespace: %w", err)
 	}
 	file.Close()
-	if err := onNewThread(func() error { return pinNewNetNS(path) }); err != nil {
+	if err := pin(); err != nil {
 		os.Remove(path)
 		return fmt.Errorf("create network namespace: %w", err)
 	}

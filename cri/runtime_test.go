@@ -42,6 +42,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("Inspect", m.testInspect)
 	t.Run("ImageVolume", m.testImageVolume)
 	t.Run("HostileImage", m.testHostileImage)
+	t.Run("UserNamespace", m.testUserNamespace)
 	t.Run("EndlessLine", m.testEndlessLine)
 	t.Run("Idempotence", m.testIdempotence)
 	t.Run("NothingIsLeft", m.testNothingIsLeft)

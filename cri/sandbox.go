@@ -79,37 +79,14 @@ func (s *Server) buildSandbox(ctx context.Context, sb *sandbox) error {
 		return err
 	}
 	labels := map[string]string{kindLabel: kindSandbox, podLabel: sb.ID}
-	if err := s.daemon.create(ctx, sb.ID, image.names[0], labels, spec, sb.sandboxRecord); err != nil {
+	if err := s.daemon.create(ctx, sb.ID, image.names[0], labels, spec, sb.userNamespace(), sb.sandboxRecord); err != nil {
 		return fmt.Errorf("record sandbox: %w", err)
 	}
 	if err := s.writePodFiles(sb); err != nil {
 		return err
 	}
-	if sb.NetNS != "" {
-		if err := createNetNS(sb.NetNS); err != nil {
-			return err
-		}
-	}
-	// Plugins and runc do not need each other until pause runs.
-	var pid uint32
-	group, groupCtx := errgroup.WithContext(ctx)
-	if sb.NetNS != "" {
-		group.Go(func() (err error) {
-			sb.IPs, err = s.network.add(groupCtx, &sb.sandboxRecord)
-			return err
-		})
-	}
-	group.Go(func() (err error) {
-		if err = s.daemon.prepare(groupCtx, sb.ID, image); err != nil {
-			return fmt.Errorf("prepare the pause container's filesystem: %w", err)
-		}
-		pid, err = s.daemon.createTask(groupCtx, sb.ID, ioPaths{})
-		if err != nil {
-			return fmt.Errorf("create the pause container: %w", err)
-		}
-		return nil
-	})
-	if err := group.Wait(); err != nil {
+	pid, err := s.connectSandbox(ctx, sb, image)
+	if err != nil {
 		return err
 	}
 	if err := s.daemon.startTask(ctx, sb.ID, ""); err != nil {
@@ -121,6 +98,47 @@ func (s *Server) buildSandbox(ctx context.Context, sb *sandbox) error {
 	}
 	sb.started(pid)
 	return nil
+}
+
+// connectSandbox makes the network namespace and pause's process, which stands
+// still, and runs the plugins.
+func (s *Server) connectSandbox(ctx context.Context, sb *sandbox, image *imageInfo) (pid uint32, err error) {
+	userns := sb.userNamespace()
+	pause := func(ctx context.Context) (err error) {
+		if err = s.daemon.prepare(ctx, sb.ID, image, userns.snapshot()...); err != nil {
+			return fmt.Errorf("prepare the pause container's filesystem: %w", err)
+		}
+		pid, err = s.daemon.createTask(ctx, sb.ID, ioPaths{})
+		if err != nil {
+			return fmt.Errorf("create the pause container: %w", err)
+		}
+		return nil
+	}
+	plugins := func(ctx context.Context) (err error) {
+		sb.IPs, err = s.network.add(ctx, &sb.sandboxRecord)
+		return err
+	}
+	if sb.NetNS == "" {
+		return pid, pause(ctx)
+	}
+	if userns != nil {
+		if err := pause(ctx); err != nil {
+			return 0, err
+		}
+		if err := pinNetNS(sb.NetNS, fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+			return 0, err
+		}
+		return pid, plugins(ctx)
+	}
+	if err := createNetNS(sb.NetNS); err != nil {
+		return 0, err
+	}
+	// Plugins and runc do not need each other until pause runs.
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return plugins(ctx) })
+	group.Go(func() error { return pause(ctx) })
+	err = group.Wait()
+	return pid, err
 }
 
 // pauseImage pulls the image when it is not there: nobody else will.

@@ -38,6 +38,15 @@ type podFiles struct {
 	Hostname, ResolvConf, Hosts, Shm string
 }
 
+// ownFiles are the host's paths of what the pod sees as its own.
+func (in specInput) ownFiles() []string {
+	files := []string{in.Files.Hostname, in.Files.Hosts, in.Files.ResolvConf, in.Files.Shm}
+	for _, source := range in.Volumes {
+		files = append(files, source)
+	}
+	return files
+}
+
 // hostFacts is what the spec must know about this machine.
 type hostFacts struct {
 	CgroupV2      bool
@@ -81,6 +90,7 @@ func containerSpec(in specInput) (*specs.Spec, error) {
 	if err := addMounts(spec, in); err != nil {
 		return nil, err
 	}
+	in.Sandbox.userNamespace().enter(spec, fmt.Sprintf("/proc/%d/ns/user", in.SandboxPid), in.ownFiles()...)
 	spec.Linux.Resources = linuxResources(cfg.GetLinux().GetResources(), in.Host)
 	setOOMScore(spec, in.Host, int(cfg.GetLinux().GetResources().GetOomScoreAdj()))
 	if err := confine(spec, in, sc); err != nil {
@@ -121,8 +131,13 @@ func sandboxSpec(in specInput) (*specs.Spec, error) {
 			specs.LinuxNamespace{Type: specs.UTSNamespace},
 			specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: in.Sandbox.NetNS})
 	}
-	spec.Linux.Sysctl = podSysctls(linux.GetSysctls(), options)
+	userns := in.Sandbox.userNamespace()
+	if userns != nil { // runc makes the network namespace, see userns.go
+		spec.Linux.Namespaces[len(spec.Linux.Namespaces)-1].Path = ""
+	}
+	spec.Linux.Sysctl = podSysctls(linux.GetSysctls(), options, userns != nil)
 	spec.Mounts = append(spec.Mounts, bind(in.Files.Shm, "/dev/shm"), bind(in.Files.ResolvConf, "/etc/resolv.conf", "ro"))
+	userns.enter(spec, "", in.ownFiles()...)
 	shares := uint64(2) // pause never needs a turn
 	spec.Linux.Resources = &specs.LinuxResources{
 		CPU:     &specs.LinuxCPU{Shares: &shares},
@@ -308,7 +323,9 @@ func volumeMount(m *runtimeapi.Mount) (specs.Mount, error) {
 	if m.GetContainerPath() == "" {
 		return specs.Mount{}, fmt.Errorf("the mount of %q has no container path: %w", m.GetHostPath(), errdefs.ErrInvalidArgument)
 	}
-	return bind(m.GetHostPath(), path.Join("/", m.GetContainerPath()), propagation, access), nil
+	mount := bind(m.GetHostPath(), path.Join("/", m.GetContainerPath()), propagation, access)
+	mount.UIDMappings, mount.GIDMappings = idMappings(m.GetUidMappings()), idMappings(m.GetGidMappings())
+	return mount, nil
 }
 
 func bind(source, destination string, options ...string) specs.Mount {
@@ -319,11 +336,13 @@ func bind(source, destination string, options ...string) specs.Mount {
 // send pings, which is safe where the pod's network is its own.
 //
 // Upstream: containerd@v2.3 enable_unprivileged_ports, enable_unprivileged_icmp
-func podSysctls(asked map[string]string, options *runtimeapi.NamespaceOption) map[string]string {
+func podSysctls(asked map[string]string, options *runtimeapi.NamespaceOption, userns bool) map[string]string {
 	sysctls := map[string]string{}
 	if options.GetNetwork() != runtimeapi.NamespaceMode_NODE {
 		sysctls["net.ipv4.ip_unprivileged_port_start"] = "0"
-		sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
+		if !userns { // which knows no groups with such numbers
+			sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
+		}
 	}
 	for key, value := range asked {
 		sysctls[key] = value
@@ -379,7 +398,6 @@ func setOOMScore(spec *specs.Spec, host hostFacts, score int) {
 
 // validateSandbox refuses what we would otherwise silently not do.
 func validateSandbox(cfg *runtimeapi.PodSandboxConfig, handler string) error {
-	userns := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
 	meta := cfg.GetMetadata()
 	var err error
 	switch {
@@ -392,10 +410,10 @@ func validateSandbox(cfg *runtimeapi.PodSandboxConfig, handler string) error {
 		err = errors.New("a port mapping's ports are out of range")
 	case handler != "" && handler != "runc":
 		err = fmt.Errorf("no runtime for %q is configured", handler)
-	case userns.GetMode() != runtimeapi.NamespaceMode_NODE && userns != nil:
-		err = errors.New("user namespaces are not supported by this runtime")
 	case cfg.GetLinux().GetCgroupParent() != "" && strings.Contains(cfg.GetLinux().GetCgroupParent(), ".."):
 		err = errors.New("cgroup parent must not contain ..")
+	default:
+		err = validateUserns(cfg.GetLinux().GetSecurityContext().GetNamespaceOptions())
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)

@@ -166,19 +166,18 @@ func (w *worker) carryOut(ctx context.Context, pod *corev1.Pod, seen *observedPo
 // createSandbox makes the pod's shared namespaces and network.
 func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxStatus, error) {
 	k := w.k
-	handler := ""
-	if pod.Spec.RuntimeClassName != nil {
-		// Simplified: RuntimeClass objects are not read; the name is the handler.
-		handler = *pod.Spec.RuntimeClassName
+	userns, err := k.userNamespace(pod)
+	if err == nil {
+		err = k.impossible(pod)
 	}
-	if err := k.impossible(pod); err != nil {
+	if err != nil {
 		k.eventf(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	ctx, cancel := steady(ctx)
 	defer cancel()
 	answer, err := k.runtime.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{
-		Config: k.sandboxConfig(pod, attempt), RuntimeHandler: handler})
+		Config: k.sandboxConfig(pod, userns, attempt), RuntimeHandler: runtimeHandler(pod)})
 	if err != nil {
 		k.eventf(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %s", message(err))
 		return nil, fmt.Errorf("create sandbox: %w", err)
@@ -203,7 +202,7 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, c *corev1.
 	if left, err := w.crashBackoff(pod, c, seen); err != nil {
 		return left, err
 	}
-	config := w.k.sandboxConfig(pod, sandbox.Metadata.GetAttempt())
+	config := w.k.sandboxConfig(pod, sandbox.GetLinux().GetNamespaces().GetOptions().GetUsernsOptions(), sandbox.Metadata.GetAttempt())
 	image, err := w.k.ensureImage(ctx, pod, c, config)
 	if err != nil {
 		// Meanwhile somebody may bring the image: look more often than we pull.

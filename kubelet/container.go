@@ -45,7 +45,14 @@ func (k *Kubelet) containerConfig(ctx context.Context, in containerInput) (*runt
 	if err != nil {
 		return nil, err
 	}
-	security, err := k.containerSecurity(pod, c, in.image)
+	userns, err := k.userNamespace(pod)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		m.UidMappings, m.GidMappings = userns.GetUids(), userns.GetGids()
+	}
+	security, err := k.containerSecurity(pod, c, in.image, userns)
 	if err != nil {
 		return nil, err
 	}

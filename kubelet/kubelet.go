@@ -58,6 +58,8 @@ type Kubelet struct {
 
 	capacity corev1.ResourceList // what the node has; set before anything runs
 
+	usernsMu sync.Mutex // held while a range of users is found and written
+
 	mu      sync.Mutex // guards workers
 	workers map[types.UID]*worker
 }

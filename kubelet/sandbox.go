@@ -1,7 +1,6 @@
 package kubelet
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -20,7 +19,7 @@ func podLogDirectory(root, namespace, name string, uid types.UID) string {
 // sandboxConfig describes the pod to the runtime: what its containers share.
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/kuberuntime generatePodSandboxConfig.
-func (k *Kubelet) sandboxConfig(pod *corev1.Pod, attempt uint32) *runtimeapi.PodSandboxConfig {
+func (k *Kubelet) sandboxConfig(pod *corev1.Pod, userns *runtimeapi.UserNamespace, attempt uint32) *runtimeapi.PodSandboxConfig {
 	config := &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{
 			Name: pod.Name, Namespace: pod.Namespace, Uid: string(pod.UID), Attempt: attempt},
@@ -30,7 +29,7 @@ func (k *Kubelet) sandboxConfig(pod *corev1.Pod, attempt uint32) *runtimeapi.Pod
 		Annotations:  maps.Clone(pod.Annotations),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent:    k.cgroups.parent(pod),
-			SecurityContext: sandboxSecurity(pod),
+			SecurityContext: sandboxSecurity(pod, userns),
 			Sysctls:         map[string]string{},
 			Resources:       podResources(pod),
 		},
@@ -50,9 +49,6 @@ func (k *Kubelet) sandboxConfig(pod *corev1.Pod, attempt uint32) *runtimeapi.Pod
 // impossible is what a pod asks of its sandbox and cannot get. To run it
 // without would be to break a promise.
 func (k *Kubelet) impossible(pod *corev1.Pod) error {
-	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
-		return errors.New("hostUsers: false: this kubelet gives pods no user namespace of their own")
-	}
 	hostname, _ := podHostname(pod, k.cfg.ClusterDomain)
 	if limit := 64; len(hostname) > limit && isTrue(pod.Spec.SetHostnameAsFQDN) {
 		return fmt.Errorf("Failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
@@ -71,9 +67,9 @@ func podLabels(pod *corev1.Pod) map[string]string {
 	return labels
 }
 
-func sandboxSecurity(pod *corev1.Pod) *runtimeapi.LinuxSandboxSecurityContext {
+func sandboxSecurity(pod *corev1.Pod, userns *runtimeapi.UserNamespace) *runtimeapi.LinuxSandboxSecurityContext {
 	out := &runtimeapi.LinuxSandboxSecurityContext{
-		NamespaceOptions: namespaceOptions(pod),
+		NamespaceOptions: namespaceOptions(pod, userns),
 		// Nothing but "pause" runs in the sandbox itself.
 		Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 	}
@@ -92,8 +88,8 @@ func sandboxSecurity(pod *corev1.Pod) *runtimeapi.LinuxSandboxSecurityContext {
 
 // namespaceOptions says which namespaces the pod has of its own. Without
 // shareProcessNamespace each container has its own process IDs.
-func namespaceOptions(pod *corev1.Pod) *runtimeapi.NamespaceOption {
-	o := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+func namespaceOptions(pod *corev1.Pod, userns *runtimeapi.UserNamespace) *runtimeapi.NamespaceOption {
+	o := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER, UsernsOptions: userns}
 	if pod.Spec.HostNetwork {
 		o.Network = runtimeapi.NamespaceMode_NODE
 	}

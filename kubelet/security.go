@@ -56,13 +56,13 @@ func effectiveSecurity(pod *corev1.Pod, c *corev1.Container) corev1.SecurityCont
 // containerSecurity is the container's security context as CRI takes it.
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/kuberuntime/security_context.go.
-func (k *Kubelet) containerSecurity(pod *corev1.Pod, c *corev1.Container, image *runtimeapi.Image) (*runtimeapi.LinuxContainerSecurityContext, error) {
+func (k *Kubelet) containerSecurity(pod *corev1.Pod, c *corev1.Container, image *runtimeapi.Image, userns *runtimeapi.UserNamespace) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	sc := effectiveSecurity(pod, c)
 	if err := verifyNonRoot(pod, c, sc, image); err != nil {
 		return nil, err
 	}
 	out := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions:   namespaceOptions(pod),
+		NamespaceOptions:   namespaceOptions(pod, userns),
 		Privileged:         isTrue(sc.Privileged),
 		ReadonlyRootfs:     isTrue(sc.ReadOnlyRootFilesystem),
 		NoNewPrivs:         sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation,

@@ -28,8 +28,6 @@ var leftOut = map[string]reasons{
 		both: "skipped by the suite: no NRI socket; ours has none, containerd's is switched off"},
 	"Image Volume [Feature:ImageVolume] should return image digest in ContainerStatus mounts": {
 		theirs: "skipped by the suite: containerd 2.4 does not report it"},
-	"Security Context UserNamespaces ": {
-		ours: "skipped by the suite: ours has no user namespaces, says so in its status, and refuses pods that ask for them"},
 }
 
 // findReasons answers under which entry of the list a spec is.
