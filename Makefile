@@ -147,7 +147,7 @@ test: lint build kwok e2e labs ## all that must be true of every commit: vet, st
 	$(GO) test -C payload/tools ./...
 	$(GO) test -C test ./informers/... ./hollow/... ./csi/...
 
-SWAP_NAMES := KUBE_SCHEDULER KUBE_CONTROLLER_MANAGER KUBECTL KUBE_APISERVER KUBELET KUBE_PROXY FLANNELD CNI_BIN
+SWAP_NAMES := KUBE_SCHEDULER KUBE_CONTROLLER_MANAGER KUBECTL KUBE_APISERVER KUBELET KUBE_PROXY FLANNELD CNI_BIN CSI_DRIVER CSI_SIDECARS
 SWAP_PROGRAMS := $(strip $(foreach name,$(SWAP_NAMES),$($(name))))
 test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) $(if $(CRITEST),critest) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap and critest if a program is given
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
@@ -205,7 +205,7 @@ $(BIN)/critest-nginx: test/critest/nginx/main.go $(PARTS)/go-version
 
 # Each program that is given has its tests.
 SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler CompareScheduler) $(if $(KUBE_CONTROLLER_MANAGER),RealControllerManager) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces) \
-	$(if $(KUBELET),RealKubelet) $(if $(KUBE_PROXY),RealKubeProxy) $(if $(FLANNELD),RealFlanneld) $(if $(CNI_BIN),RealPlugins)
+	$(if $(KUBELET),RealKubelet) $(if $(KUBE_PROXY),RealKubeProxy) $(if $(FLANNELD),RealFlanneld) $(if $(CNI_BIN),RealPlugins) $(if $(CSI_DRIVER),RealCSI)
 smoke-swap: swap-programs build ## real programs in the place of ours, those that are given: KUBE_SCHEDULER=path KUBECTL=path … (see its usage)
 	$(if $(strip $(SWAP_TESTS)),$(foreach name,$(SWAP_NAMES),$(name)=$(abspath $($(name)))) \
 		$(GO) test -C test -count=1 -v -timeout 25m ./swap/... -run '^Test($(subst $() ,|,$(strip $(SWAP_TESTS))))')
@@ -238,7 +238,7 @@ compare-scheduler: ## a real scheduler beside ours over 1,000 random clusters: K
 		-clusters $(or $(CLUSTERS),1000) $(if $(RECORD),-record $(SCHEDULER_RECORD))
 
 .PHONY: swap-programs no-swap
-SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBE_CONTROLLER_MANAGER=path] [KUBECTL=path] [KUBE_APISERVER=path] [KUBELET=path] [KUBE_PROXY=path] [FLANNELD=path] [CNI_BIN=folder] (programs of Kubernetes v1.36, of flannel and of the CNI project, one of them at least; make upstream builds the last two)
+SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBE_CONTROLLER_MANAGER=path] [KUBECTL=path] [KUBE_APISERVER=path] [KUBELET=path] [KUBE_PROXY=path] [FLANNELD=path] [CNI_BIN=folder] [CSI_DRIVER=path CSI_SIDECARS=folder] (programs of Kubernetes v1.36, of flannel, of the CNI project and of kubernetes-csi, one of them at least; make upstream builds the last two)
 swap-programs:
 	@test -n "$(SWAP_PROGRAMS)" || { echo "usage: $(SWAP_USAGE)" >&2; exit 1; }
 	@for program in $(SWAP_PROGRAMS); do test -x "$$program" || { echo "$$program is not a program" >&2; exit 1; }; done

@@ -96,6 +96,15 @@ func checkCapabilities(capabilities []*csi.VolumeCapability) (block bool, err er
 	return block, nil
 }
 
+// volumeFor is a volume that can be used as the caller wants to.
+func (d *Driver) volumeFor(id string, capability *csi.VolumeCapability) (Volume, error) {
+	volume, err := d.state.volume(id)
+	if err == nil {
+		err = checkFits(volume, capability)
+	}
+	return volume, err
+}
+
 // checkFits checks that a capability suits a volume that exists.
 func checkFits(volume Volume, capability *csi.VolumeCapability) error {
 	block, err := checkCapability(capability)

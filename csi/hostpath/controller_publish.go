@@ -33,11 +33,8 @@ func (d *Driver) ControllerPublishVolume(ctx context.Context, r *csi.ControllerP
 		return nil, err
 	}
 	defer unlock()
-	volume, err := d.state.volume(r.GetVolumeId())
+	volume, err := d.volumeFor(r.GetVolumeId(), r.GetVolumeCapability())
 	if err != nil {
-		return nil, err
-	}
-	if err := checkFits(volume, r.GetVolumeCapability()); err != nil {
 		return nil, err
 	}
 	if volume.Attached != nil {

@@ -29,11 +29,8 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 		return nil, err
 	}
 	defer unlock()
-	volume, err := d.state.volume(r.GetVolumeId())
+	volume, err := d.volumeFor(r.GetVolumeId(), r.GetVolumeCapability())
 	if err != nil {
-		return nil, err
-	}
-	if err := checkFits(volume, r.GetVolumeCapability()); err != nil {
 		return nil, err
 	}
 	usage := Usage{Path: path, Capability: describeCapability(r.GetVolumeCapability())}

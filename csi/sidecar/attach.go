@@ -127,12 +127,12 @@ func (s *Sidecar) detach(ctx context.Context, a *storagev1.VolumeAttachment) err
 	if _, err := s.driver.controller.ControllerUnpublishVolume(ctx, request); err != nil {
 		changed := a.DeepCopy()
 		changed.Status.DetachError = failure(err)
-		_, _ = client.For(s.api, client.VolumeAttachments).UpdateStatus(ctx, changed)
+		_, _ = patch(ctx, s, client.VolumeAttachments, a, changed, "status")
 		return fmt.Errorf("detach: %w", err)
 	}
 	changed := a.DeepCopy()
 	changed.Finalizers = slices.DeleteFunc(changed.Finalizers, func(f string) bool { return f == s.attachFinalizer() })
-	_, err = client.For(s.api, client.VolumeAttachments).Update(ctx, changed)
+	_, err = patch(ctx, s, client.VolumeAttachments, a, changed)
 	return ignoreNotFound(err)
 }
 
@@ -173,7 +173,7 @@ func (s *Sidecar) keep(ctx context.Context, a *storagev1.VolumeAttachment) error
 			}
 			changed := volume.DeepCopy()
 			changed.Finalizers = append(changed.Finalizers, s.attachFinalizer())
-			if _, err := client.For(s.api, client.PersistentVolumes).Update(ctx, changed); err != nil {
+			if _, err := patch(ctx, s, client.PersistentVolumes, volume, changed); err != nil {
 				return fmt.Errorf("finalizer of volume %s: %w", *name, err)
 			}
 		}
@@ -183,7 +183,7 @@ func (s *Sidecar) keep(ctx context.Context, a *storagev1.VolumeAttachment) error
 	}
 	changed := a.DeepCopy()
 	changed.Finalizers = append(changed.Finalizers, s.attachFinalizer())
-	updated, err := client.For(s.api, client.VolumeAttachments).Update(ctx, changed)
+	updated, err := patch(ctx, s, client.VolumeAttachments, a, changed)
 	if err != nil {
 		return fmt.Errorf("finalizer of %s: %w", a.Name, err)
 	}
@@ -195,7 +195,7 @@ func (s *Sidecar) keep(ctx context.Context, a *storagev1.VolumeAttachment) error
 func (s *Sidecar) attached(ctx context.Context, a *storagev1.VolumeAttachment, ok bool, metadata map[string]string, failed error) error {
 	changed := a.DeepCopy()
 	changed.Status.Attached, changed.Status.AttachmentMetadata, changed.Status.AttachError = ok, metadata, failure(failed)
-	_, err := client.For(s.api, client.VolumeAttachments).UpdateStatus(ctx, changed)
+	_, err := patch(ctx, s, client.VolumeAttachments, a, changed, "status")
 	return err
 }
 
@@ -218,7 +218,7 @@ func (s *Sidecar) releaseVolume(ctx context.Context, name string) error {
 	}
 	changed := volume.DeepCopy()
 	changed.Finalizers = slices.DeleteFunc(changed.Finalizers, func(f string) bool { return f == s.attachFinalizer() })
-	_, err := client.For(s.api, client.PersistentVolumes).Update(ctx, changed)
+	_, err := patch(ctx, s, client.PersistentVolumes, volume, changed)
 	return ignoreNotFound(err)
 }
 

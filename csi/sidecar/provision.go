@@ -214,7 +214,7 @@ func (s *Sidecar) delete(ctx context.Context, volume *corev1.PersistentVolume) e
 	if slices.Contains(volume.Finalizers, deleteFinalizer) {
 		changed := volume.DeepCopy()
 		changed.Finalizers = slices.DeleteFunc(changed.Finalizers, func(f string) bool { return f == deleteFinalizer })
-		if _, err := volumes.Update(ctx, changed); err != nil {
+		if _, err := patch(ctx, s, client.PersistentVolumes, volume, changed); err != nil {
 			return ignoreNotFound(err)
 		}
 	}

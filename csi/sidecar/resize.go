@@ -69,7 +69,7 @@ func (s *Sidecar) resize(ctx context.Context, key string) error {
 	}
 	changed := volume.DeepCopy()
 	changed.Spec.Capacity[corev1.ResourceStorage] = size
-	if _, err := client.For(s.api, client.PersistentVolumes).Update(ctx, changed); err != nil {
+	if _, err := patch(ctx, s, client.PersistentVolumes, volume, changed); err != nil {
 		return fmt.Errorf("capacity of volume %s: %w", volume.Name, err)
 	}
 	return s.grownTo(ctx, claim, size, node)
@@ -116,9 +116,10 @@ func (s *Sidecar) grownTo(ctx context.Context, claim *corev1.PersistentVolumeCla
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	latest.Status.Capacity[corev1.ResourceStorage] = size
-	latest.Status.Conditions = slices.DeleteFunc(latest.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool { return ours(c.Type) })
-	if _, err := client.For(s.api, client.PersistentVolumeClaims).UpdateStatus(ctx, latest); err != nil {
+	changed := latest.DeepCopy()
+	changed.Status.Capacity[corev1.ResourceStorage] = size
+	changed.Status.Conditions = slices.DeleteFunc(changed.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool { return ours(c.Type) })
+	if _, err := patch(ctx, s, client.PersistentVolumeClaims, latest, changed, "status"); err != nil {
 		return fmt.Errorf("capacity of claim %s: %w", client.Key(claim), err)
 	}
 	s.events.Event(claim, corev1.EventTypeNormal, "VolumeResizeSuccessful", "Resize volume succeeded")
@@ -146,9 +147,10 @@ func (s *Sidecar) condition(ctx context.Context, claim *corev1.PersistentVolumeC
 	}) {
 		return nil
 	}
-	latest.Status.Conditions = slices.DeleteFunc(latest.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool { return ours(c.Type) })
-	latest.Status.Conditions = append(latest.Status.Conditions, corev1.PersistentVolumeClaimCondition{Type: t, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(), Message: message})
-	if _, err := client.For(s.api, client.PersistentVolumeClaims).UpdateStatus(ctx, latest); err != nil {
+	changed := latest.DeepCopy()
+	changed.Status.Conditions = slices.DeleteFunc(changed.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool { return ours(c.Type) })
+	changed.Status.Conditions = append(changed.Status.Conditions, corev1.PersistentVolumeClaimCondition{Type: t, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(), Message: message})
+	if _, err := patch(ctx, s, client.PersistentVolumeClaims, latest, changed, "status"); err != nil {
 		return fmt.Errorf("condition of claim %s: %w", client.Key(claim), err)
 	}
 	return nil

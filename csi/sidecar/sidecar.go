@@ -2,11 +2,13 @@ package sidecar
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -14,6 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"tinykube/client"
 )
@@ -38,6 +42,7 @@ type Config struct {
 	Metadata bool
 	// DefaultFSType is for classes that do not say.
 	DefaultFSType string
+	Capacity      CapacityConfig
 	Election      client.ElectionConfig
 }
 
@@ -103,6 +108,12 @@ func (s *Sidecar) Run(ctx context.Context) error {
 			loops = append(loops, add())
 		}
 	}
+	if wanted(s.cfg.Parts, Provisioner) && s.cfg.Capacity.Namespace != "" {
+		if !s.driver.topology || !s.driver.can[csi.ControllerServiceCapability_RPC_GET_CAPACITY] {
+			return fmt.Errorf("--enable-capacity: driver %s has no topology or does not tell capacities", s.driver.name)
+		}
+		loops = append(loops, s.capacities())
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	var synced []<-chan struct{}
 	for _, i := range []interface {
@@ -148,10 +159,11 @@ type loop struct {
 	queue *client.Queue[string]
 	do    func(ctx context.Context, key string) error
 	log   *slog.Logger
+	said  sync.Map // by key: the error that was logged last
 }
 
 func (s *Sidecar) loop(part string, do func(ctx context.Context, key string) error) *loop {
-	return &loop{client.NewQueue[string](client.QueueOptions{Base: time.Second, Max: 5 * time.Minute}), do, s.log.With("part", part)}
+	return &loop{queue: client.NewQueue[string](client.QueueOptions{Base: time.Second, Max: 5 * time.Minute}), do: do, log: s.log.With("part", part)}
 }
 
 func (l *loop) run(ctx context.Context) error {
@@ -165,9 +177,12 @@ func (l *loop) run(ctx context.Context) error {
 					return nil
 				}
 				if err := l.do(ctx, key); err == nil {
+					l.said.Delete(key)
 					l.queue.Forget(key)
 				} else if ctx.Err() == nil {
-					l.log.Warn("failed, will retry", "key", key, "err", err)
+					if last, _ := l.said.Swap(key, err.Error()); last != err.Error() { // once: a driver may be away for long
+						l.log.Warn("failed, will retry", "key", key, "err", err)
+					}
 					l.queue.AddRateLimited(key)
 				}
 				l.queue.Done(key)
@@ -175,6 +190,27 @@ func (l *loop) run(ctx context.Context) error {
 		})
 	}
 	return g.Wait()
+}
+
+// patch writes what differs between two forms of an object, if nobody has
+// written in between. The roles that drivers' manifests bind let a sidecar
+// patch, and not update.
+func patch[T client.Object](ctx context.Context, s *Sidecar, kind client.Kind[T], before, after T, subresource ...string) (T, error) {
+	before = before.DeepCopyObject().(T)
+	before.SetResourceVersion("") // so that the patch names it
+	old, err := json.Marshal(before)
+	if err != nil {
+		return after, err
+	}
+	changed, err := json.Marshal(after)
+	if err != nil {
+		return after, err
+	}
+	body, err := strategicpatch.CreateTwoWayMergePatch(old, changed, after)
+	if err != nil {
+		return after, err
+	}
+	return client.For(s.api, kind).Patch(ctx, after.GetNamespace(), after.GetName(), types.StrategicMergePatchType, body, subresource...)
 }
 
 // secret reads the secret that a reference names; nil without one.

@@ -299,3 +299,38 @@ func TestSnapshot(t *testing.T) {
 		return err1 == nil && err2 == nil && len(snapshots.Items) == 0 && len(contents.Items) == 0 && (os.IsNotExist(err3) || len(left) == 0)
 	})
 }
+
+// TestCapacity: the scheduler is told how much room there is, for classes whose
+// volumes wait for a pod, and as long as there are such.
+func TestCapacity(t *testing.T) {
+	w := newWorld(t)
+	s := w.sidecar(Provisioner)
+	s.cfg.Capacity = CapacityConfig{Namespace: "default", Period: 100 * time.Millisecond, Owner: &metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: "driver", UID: "1"}}
+	together(t, s.Run)
+	waits := storagev1.VolumeBindingWaitForFirstConsumer
+	make1(w, client.StorageClasses, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "late"}, Provisioner: driverName, VolumeBindingMode: &waits})
+	api := client.For(w.api, client.CSIStorageCapacities)
+	published := func() []*storagev1.CSIStorageCapacity {
+		list, err := api.List(t.Context(), "", metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list.Items
+	}
+	w.until("the room is published", func() bool { return len(published()) == 1 })
+	first := published()[0]
+	if first.Namespace != "default" || first.StorageClassName != "late" || first.NodeTopology.MatchLabels[hostpath.TopologyKey] != "id-of-node-1" ||
+		first.Capacity.String() != "1Gi" || first.MaximumVolumeSize.String() != "1Gi" || first.Labels["csi.storage.k8s.io/drivername"] != driverName || len(first.OwnerReferences) != 1 {
+		t.Errorf("%+v", first)
+	}
+	wrong := resource.MustParse("1Mi")
+	first.Capacity = &wrong
+	if _, err := api.Update(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	w.until("what was wrong is right", func() bool { return len(published()) == 1 && published()[0].Capacity.String() == "1Gi" })
+	if err := client.For(w.api, client.StorageClasses).Delete(t.Context(), "", "late", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("nothing is said of a class that is gone", func() bool { return len(published()) == 0 })
+}

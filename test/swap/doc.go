@@ -6,10 +6,12 @@
 //
 // The folder controllers does the same to the controller manager, the folder
 // flannel to flanneld, network_test.go to kube-proxy and cni_test.go to the CNI
-// plugins, under traffic. order_test.go swaps nothing: it starts our own programs
-// in every order.
+// plugins, under traffic, csi_test.go to the hostpath driver and the sidecars of
+// kubernetes-csi. order_test.go swaps nothing: it starts our own programs in
+// every order.
 //
 // The programs are given by path, in $KUBE_SCHEDULER, $KUBE_CONTROLLER_MANAGER,
-// $KUBECTL, $KUBE_APISERVER, $KUBELET, $KUBE_PROXY, $FLANNELD and $CNI_BIN, by `make smoke-swap`, which runs the tests of those that are
+// $KUBECTL, $KUBE_APISERVER, $KUBELET, $KUBE_PROXY, $FLANNELD, $CNI_BIN, $CSI_DRIVER
+// and $CSI_SIDECARS, by `make smoke-swap`, which runs the tests of those that are
 // given; a test whose program is not given fails and says what is missing.
 package swap

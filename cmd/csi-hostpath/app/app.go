@@ -3,8 +3,8 @@ package app
 
 import (
 	"cmp"
+	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 
@@ -29,38 +29,18 @@ const (
 // Upstream: csi-driver-host-path cmd/hostpathplugin/main.go: the same flags, with one dash or two.
 func NewCommand() *cobra.Command {
 	cfg := hostpath.Config{Version: version.Git}
-	var logging *flags.Logging
 	var noController, noNode bool
-	cmd := &cobra.Command{
+	cmd := flags.GoStyle(&cobra.Command{
 		Use:   "csi-hostpath",
 		Short: "A CSI driver whose volumes are directories and files of this node",
 		Example: `  csi-hostpath --endpoint unix:///tmp/csi.sock --nodeid $(hostname) --statedir /tmp/csi-data-dir --enable-attach
   csi-hostpath call NodeGetInfo                                # the kubelet's and the controllers' side of it
   csi-sanity --csi.endpoint /tmp/csi.sock`,
-		Args:         cobra.ArbitraryArgs, // checked below
-		SilenceUsage: true,
-		// Parsed below: upstream's flags are Go's, where -endpoint is a long flag.
-		DisableFlagParsing: true,
-	}
-	fs := cmd.Flags()
-	add(fs, &cfg)
-	fs.BoolVar(&noController, "disable-controller-expansion", false, "do not expand volumes by ControllerExpandVolume")
-	fs.BoolVar(&noNode, "disable-node-expansion", false, "do not expand volumes by NodeExpandVolume")
-	logging = flags.AddLogging(fs)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := fs.Parse(flags.TwoDashes(args)); err != nil {
-			return err
-		}
-		if help, _ := fs.GetBool("help"); help {
-			return cmd.Help()
-		}
-		if show, _ := fs.GetBool("version"); show {
-			fmt.Fprintln(cmd.OutOrStdout(), cmd.Name(), cfg.Version)
-			return nil
-		}
-		if fs.NArg() > 0 {
-			return fmt.Errorf("unexpected argument %q", fs.Arg(0))
-		}
+	}, func(fs *pflag.FlagSet) {
+		add(fs, &cfg)
+		fs.BoolVar(&noController, "disable-controller-expansion", false, "do not expand volumes by ControllerExpandVolume")
+		fs.BoolVar(&noNode, "disable-node-expansion", false, "do not expand volumes by NodeExpandVolume")
+	}, func(ctx context.Context, logging *flags.Logging) error {
 		if cfg.AttachLimit < 0 || cfg.MaxVolumesPerNode < 0 || cfg.MaxVolumeSize < 0 {
 			return errors.New("a limit is negative")
 		}
@@ -69,8 +49,8 @@ func NewCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return driver.Run(flags.SignalContext())
-	}
+		return driver.Run(ctx)
+	})
 	const variable = "CSI_ENDPOINT" // as in upstream's manifests
 	cmd.AddCommand(grpccall.New(grpccall.Protocol{Name: "CSI", Server: "driver", Example: "CreateVolume", Variable: variable, Endpoint: cmp.Or(os.Getenv(variable), defaultEndpoint),
 		Services: []string{csi.Identity_ServiceDesc.ServiceName, csi.Controller_ServiceDesc.ServiceName, csi.GroupController_ServiceDesc.ServiceName, csi.Node_ServiceDesc.ServiceName}}))
@@ -78,8 +58,6 @@ func NewCommand() *cobra.Command {
 }
 
 func add(fs *pflag.FlagSet, cfg *hostpath.Config) {
-	fs.Bool("help", false, "show this help")
-	fs.Bool("version", false, "show the version")
 	fs.StringVar(&cfg.Endpoint, "endpoint", defaultEndpoint, "where to serve CSI: unix:///path or tcp://host:port")
 	fs.StringVar(&cfg.Name, "drivername", hostpath.DefaultName, "name of the driver")
 	fs.StringVar(&cfg.NodeID, "nodeid", "", "this node's name")

@@ -5,6 +5,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"tinykube/api/version"
@@ -25,7 +27,8 @@ import (
 type options struct {
 	sidecar.Config
 	kubeconfig, master, httpEndpoint string
-	election                         bool
+	election, capacity               bool
+	ownerLevel                       int
 	electionNamespace                string
 	lease, renew, retry              time.Duration
 }
@@ -41,7 +44,7 @@ func NewPart(part string) func() *cobra.Command {
 func newCommand(name string, parts ...string) *cobra.Command {
 	o := &options{}
 	o.Parts = parts
-	return goFlags(name, "Make, attach, enlarge and copy a CSI driver's volumes as the Kubernetes API asks for them", func(fs *pflag.FlagSet) {
+	return flags.GoStyle(&cobra.Command{Use: name, Short: "Make, attach, enlarge and copy a CSI driver's volumes as the Kubernetes API asks for them"}, func(fs *pflag.FlagSet) {
 		o.addFlags(fs)
 		if len(parts) == 0 {
 			fs.StringSliceVar(&o.Parts, "parts", nil, "which of provisioner, attacher, resizer and snapshotter run; all if empty")
@@ -68,10 +71,12 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.retry, "leader-election-retry-period", 5*time.Second, "how often it tries")
 	flags.AcceptIgnored(fs, "worker-threads", "workers", "retry-interval-start", "retry-interval-max", "kube-api-qps", "kube-api-burst", "feature-gates", "resync",
 		"reconcile-sync", "max-entries", "max-grpc-log-length", "metrics-path", "volume-name-prefix", "volume-name-uuid-length", "kube-api-capacity-qps", "kube-api-capacity-burst",
-		"capacity-poll-interval", "capacity-ownerref-level", "cloning-protection-threads", "capacity-threads", "handle-volume-inuse-error", "timeout-controller", "node-deployment-base-delay", "node-deployment-max-delay")
-	flags.AcceptIgnoredBool(fs, "strict-topology", "immediate-topology", "prevent-volume-mode-conversion", "controller-publish-readonly", "automaxprocs", "enable-pprof",
-		"capacity-for-immediate-binding", "node-deployment-immediate-binding")
-	flags.Refuse(fs, "enable-capacity", "the scheduler would be told of capacities that nobody keeps up to date")
+		"cloning-protection-threads", "capacity-threads", "handle-volume-inuse-error", "timeout-controller", "node-deployment-base-delay", "node-deployment-max-delay")
+	flags.AcceptIgnoredBool(fs, "strict-topology", "immediate-topology", "prevent-volume-mode-conversion", "controller-publish-readonly", "automaxprocs", "enable-pprof", "node-deployment-immediate-binding")
+	fs.BoolVar(&o.capacity, "enable-capacity", false, "tell the scheduler how much room there is, in CSIStorageCapacity objects of the pod's namespace ($NAMESPACE)")
+	fs.DurationVar(&o.Capacity.Period, "capacity-poll-interval", time.Minute, "how often the driver is asked for it")
+	fs.BoolVar(&o.Capacity.Immediate, "capacity-for-immediate-binding", false, "also for classes whose volumes do not wait for a pod")
+	fs.IntVar(&o.ownerLevel, "capacity-ownerref-level", 1, "whose the objects are, counted from the pod $POD_NAME: 0 the pod's, 1 its owner's, 2 that one's owner's; -1 nobody's")
 	flags.Refuse(fs, "node-deployment", "one provisioner on each node is not supported; run one for the cluster")
 }
 
@@ -90,6 +95,11 @@ func (o *options) run(ctx context.Context, name string, logging *flags.Logging) 
 		o.Election = client.ElectionConfig{Namespace: o.namespace(), Name: name, Identity: o.Election.Identity,
 			LeaseDuration: o.lease, RenewDeadline: o.renew, RetryPeriod: o.retry}
 	}
+	if o.capacity {
+		if err := o.publishCapacity(ctx, api); err != nil {
+			return err
+		}
+	}
 	s, err := sidecar.New(o.Config, api, logging.Logger(name))
 	if err != nil {
 		return err
@@ -103,6 +113,43 @@ func (o *options) run(ctx context.Context, name string, logging *flags.Logging) 
 		g.Go(func() error { return serveHTTP(ctx, o.httpEndpoint, "/healthz/leader-election", well) })
 	}
 	return g.Wait()
+}
+
+// publishCapacity finds out where capacities are published, and whose they are.
+func (o *options) publishCapacity(ctx context.Context, api *client.Client) error {
+	o.Capacity.Namespace = os.Getenv("NAMESPACE")
+	if o.Capacity.Namespace == "" {
+		return errors.New("need NAMESPACE env variable for CSIStorageCapacity objects")
+	}
+	if o.Capacity.Period <= 0 {
+		return errors.New("--capacity-poll-interval must be above zero")
+	}
+	name := os.Getenv("POD_NAME")
+	if o.ownerLevel < 0 {
+		return nil
+	}
+	if name == "" {
+		return errors.New("need POD_NAME env variable to determine CSIStorageCapacity owner")
+	}
+	pod, err := client.For(api, client.Pods).Get(ctx, o.Capacity.Namespace, name)
+	if err != nil {
+		return fmt.Errorf("look up owner(s) of pod %s: %w", name, err)
+	}
+	o.Capacity.Owner = &metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: name, UID: pod.UID}
+	var object client.Object = pod
+	for level := o.ownerLevel; level > 0; level-- {
+		owner := metav1.GetControllerOf(object)
+		if owner == nil {
+			return fmt.Errorf("%s %s has no owner, and --capacity-ownerref-level asks for %d more", o.Capacity.Owner.Kind, o.Capacity.Owner.Name, level)
+		}
+		o.Capacity.Owner = &metav1.OwnerReference{APIVersion: owner.APIVersion, Kind: owner.Kind, Name: owner.Name, UID: owner.UID}
+		if level > 1 { // only a Deployment's pods have owners' owners
+			if object, err = client.For(api, client.ReplicaSets).Get(ctx, o.Capacity.Namespace, owner.Name); err != nil {
+				return fmt.Errorf("look up owner(s) of pod %s: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 func (o *options) connect(name string) (cfg *client.Config, err error) {

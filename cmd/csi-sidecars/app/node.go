@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
-	"tinykube/api/version"
 	"tinykube/csi/sidecar"
 	"tinykube/internal/flags"
 )
@@ -21,7 +20,7 @@ import (
 func NewRegistrar() *cobra.Command {
 	r := &sidecar.Registrar{}
 	var address, healthPort, mode string
-	return goFlags("csi-node-driver-registrar", "Tell this node's kubelet of a CSI driver", func(fs *pflag.FlagSet) {
+	return flags.GoStyle(&cobra.Command{Use: "csi-node-driver-registrar", Short: "Tell this node's kubelet of a CSI driver"}, func(fs *pflag.FlagSet) {
 		fs.StringVar(&r.Address, "csi-address", "/run/csi/socket", "the driver's socket")
 		fs.StringVar(&r.KubeletPath, "kubelet-registration-path", "", "the driver's socket as the kubelet sees it")
 		fs.StringVar(&r.Directory, "plugin-registration-path", "/registration", "the kubelet's directory of plugins, as seen here")
@@ -54,7 +53,7 @@ func NewLivenessProbe() *cobra.Command {
 	var socket, address string
 	var port int
 	var timeout time.Duration
-	return goFlags("livenessprobe", "Answer over HTTP whether a CSI driver is well", func(fs *pflag.FlagSet) {
+	return flags.GoStyle(&cobra.Command{Use: "livenessprobe", Short: "Answer over HTTP whether a CSI driver is well"}, func(fs *pflag.FlagSet) {
 		fs.StringVar(&socket, "csi-address", "/run/csi/socket", "the driver's socket")
 		fs.IntVar(&port, "health-port", 9808, "port on which /healthz is served")
 		fs.StringVar(&address, "http-endpoint", "", "address of the same; it comes first")
@@ -71,39 +70,6 @@ func NewLivenessProbe() *cobra.Command {
 		}
 		return serveHTTP(ctx, address, "/healthz", health)
 	})
-}
-
-// goFlags makes a command whose flags are written as Go's may be: -csi-address
-// is a long flag.
-func goFlags(name, short string, declare func(*pflag.FlagSet), run func(context.Context, *flags.Logging) error) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: name, Short: short,
-		Args:               cobra.ArbitraryArgs, // checked below
-		DisableFlagParsing: true,
-		SilenceUsage:       true,
-	}
-	fs := cmd.Flags()
-	fs.Bool("help", false, "show this help")
-	fs.Bool("version", false, "show the version")
-	declare(fs)
-	logging := flags.AddLogging(fs)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := fs.Parse(flags.TwoDashes(args)); err != nil {
-			return err
-		}
-		if help, _ := fs.GetBool("help"); help {
-			return cmd.Help()
-		}
-		if show, _ := fs.GetBool("version"); show {
-			fmt.Fprintln(cmd.OutOrStdout(), cmd.Name(), version.Git)
-			return nil
-		}
-		if fs.NArg() > 0 {
-			return fmt.Errorf("unexpected argument %q", fs.Arg(0))
-		}
-		return run(flags.SignalContext(), logging)
-	}
-	return cmd
 }
 
 // serveHTTP serves one path until ctx ends.
