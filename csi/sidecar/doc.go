@@ -7,6 +7,7 @@
 //	VolumeAttachment that is being deleted           ControllerUnpublishVolume   is gone
 //	claim whose request has grown                    ControllerExpandVolume      capacity, or the node has to go on
 //	VolumeSnapshot                                   CreateSnapshot              status.readyToUse
+//	StorageClass, for each place with nodes          GetCapacity                 a CSIStorageCapacity
 //
 // Who calls may die after the call and before its answer is written down. So
 // each call is such that it may come again: its name is made of the object's UID,
