@@ -67,5 +67,8 @@ go test -run '^$' -bench . -benchtime 100x ./cni/... | grep ^Benchmark
 echo; echo "== The wire between pods of two nodes" # FLANNELD=path adds a real one
 if [ -n "${FLANNELD:-}" ]; then export FLANNELD=$(realpath "$FLANNELD"); fi
 go test -C test -run '^$' -bench Wire -benchtime 1x ./swap/flannel | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^pkg' -e '^Benchmark' -e '^PASS'
+echo; echo "== Kubelets on their runtimes: from bound to Running, 50 at once, a node with 110" # KUBELET=path adds a real one, on containerd's
+if [ -n "${KUBELET:-}" ]; then export KUBELET=$(realpath "$KUBELET"); fi
+go test -C test -run '^$' -bench Kubelets -benchtime 1x -timeout 30m ./critest | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'
 echo; echo "== CRI servers, ours and containerd's own, beside runc and a plugin alone"
 go test -C test -run '^$' -bench Runtimes -benchtime 1x ./critest | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'

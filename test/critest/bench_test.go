@@ -35,6 +35,10 @@ func (x *times) take(tb testing.TB, name string, operation func() error) {
 	if err != nil {
 		tb.Fatalf("%s: %v", name, err)
 	}
+	x.add(name, took)
+}
+
+func (x *times) add(name string, took time.Duration) {
 	if x.of == nil {
 		x.of = map[string][]time.Duration{}
 	}
@@ -44,14 +48,20 @@ func (x *times) take(tb testing.TB, name string, operation func() error) {
 	x.of[name] = append(x.of[name], took)
 }
 
-func (x *times) figure(name string) string {
+// at is how long an operation took at most in so many percent of all cases.
+func (x *times) at(name string, percent int) time.Duration {
 	list := slices.Sorted(slices.Values(x.of[name]))
-	if len(list) == 0 {
+	return list[len(list)*percent/100]
+}
+
+func (x *times) figure(name string) string {
+	if len(x.of[name]) == 0 {
 		return "-"
 	}
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	return fmt.Sprintf("%7.1f %7.1f", ms(list[len(list)/2]), ms(list[len(list)*95/100]))
+	return fmt.Sprintf("%7.1f %7.1f", ms(x.at(name, 50)), ms(x.at(name, 95)))
 }
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // BenchmarkRuntimes takes a pod and a container through their lives on both
 // runtimes, turn and turn about, and beside them what neither can do without:

@@ -114,7 +114,7 @@ func unpack(t testing.TB) {
 // until the test ends.
 func (r runtimeUnderTest) start(t testing.TB) {
 	t.Helper()
-	config, daemon := filepath.Join(t.TempDir(), "containerd.toml"), "/run/containerd-"+r.name+"/containerd.sock"
+	config, daemon := filepath.Join(t.TempDir(), "containerd-"+r.name+".toml"), "/run/containerd-"+r.name+"/containerd.sock"
 	must(t, os.WriteFile(config, fmt.Appendf(nil, "version = 3\nroot = \"/var/lib/containerd-%s\"\nstate = %q\n%s\n[grpc]\naddress = %q\n",
 		r.name, filepath.Dir(daemon), r.plugins, daemon), 0o644))
 	r.process(t, daemon, "containerd", "-c", config)
