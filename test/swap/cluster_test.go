@@ -61,12 +61,17 @@ func up(t *testing.T, flags ...string) *clusterUnderTest {
 	return c
 }
 
+func (c *clusterUnderTest) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.program, args...)
+	cmd.Env = append(os.Environ(), "TINYKUBE_DIR="+c.dir, "KUBECONFIG="+filepath.Join(c.dir, "admin.conf"))
+	return cmd
+}
+
 // try runs bin/tinykube.
 func (c *clusterUnderTest) try(stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.program, args...)
-	cmd.Env = append(os.Environ(), "TINYKUBE_DIR="+c.dir, "KUBECONFIG="+filepath.Join(c.dir, "admin.conf"))
+	cmd := c.command(ctx, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
