@@ -1,14 +1,16 @@
 package proxy
 
 import (
-	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
 	"sigs.k8s.io/yaml"
 )
@@ -65,11 +67,6 @@ func ParseConfig(data []byte) (*kubeproxy.KubeProxyConfiguration, error) {
 // setDefaults fills in upstream's defaults for what we read.
 //
 // A mode that is left empty is chosen when we run: see chooseMode.
-//
-// Simplified: iptables.localhostNodePorts is false unless asked for, where
-// upstream says true. It needs route_localnet, which opens services bound to
-// 127.0.0.1 to the wire; so NodePorts answer at the node's address, not at
-// localhost.
 func setDefaults(c *kubeproxy.KubeProxyConfiguration) {
 	or := func(field *string, value string) {
 		if *field == "" {
@@ -82,8 +79,22 @@ func setDefaults(c *kubeproxy.KubeProxyConfiguration) {
 		}
 	}
 	or((*string)(&c.DetectLocalMode), localByClusterCIDR)
-	or(&c.HealthzBindAddress, "0.0.0.0:10256")
-	or(&c.MetricsBindAddress, "127.0.0.1:10249")
+	or(&c.BindAddress, "0.0.0.0")
+	everybody, ourselves := "0.0.0.0", "127.0.0.1"
+	if ip, err := netip.ParseAddr(c.BindAddress); err == nil && ip.Is6() {
+		everybody, ourselves = "::", "::1"
+	}
+	or(&c.HealthzBindAddress, everybody)
+	or(&c.MetricsBindAddress, ourselves)
+	for address, port := range map[*string]string{&c.HealthzBindAddress: "10256", &c.MetricsBindAddress: "10249"} {
+		if _, err := netip.ParseAddr(*address); err == nil {
+			*address = net.JoinHostPort(*address, port)
+		}
+	}
+	if c.IPTables.LocalhostNodePorts == nil {
+		yes := true
+		c.IPTables.LocalhostNodePorts = &yes
+	}
 	for _, period := range []*metav1.Duration{&c.IPTables.SyncPeriod, &c.NFTables.SyncPeriod, &c.IPVS.SyncPeriod} {
 		after(period, 30*time.Second)
 	}
@@ -98,65 +109,119 @@ func setDefaults(c *kubeproxy.KubeProxyConfiguration) {
 	}
 }
 
-// validate names the field that is wrong.
+// validate names the fields that are wrong, by upstream's names and in its words.
+// Sections of other modes are not looked at, except iptables'.
+//
+// Upstream: kubernetes pkg/proxy/apis/config/validation/validation.go
 func validate(c *kubeproxy.KubeProxyConfiguration) error {
-	var errs []error
-	bad := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{field}, args...)...))
+	var errs field.ErrorList
+	root := field.NewPath("KubeProxyConfiguration")
+	check := func(ok bool, path string, value any, detail string) {
+		if !ok {
+			at := root
+			for name := range strings.SplitSeq(path, ".") {
+				at = at.Child(name)
+			}
+			errs = append(errs, field.Invalid(at, value, detail))
+		}
 	}
+	const negative = "must be greater than or equal to 0"
+	atLeastZero := func(path string, d metav1.Duration) { check(d.Duration >= 0, path, d, negative) }
+	bits := map[string]*int32{"KubeProxyIPTablesConfiguration": c.IPTables.MasqueradeBit}
 	switch c.Mode {
-	case "", modeIPTables, modeNFTables, modeIPVS:
+	case "", modeIPTables:
+	case modeNFTables:
+		bits["KubeProxyNFTablesConfiguration"] = c.NFTables.MasqueradeBit
+	case modeIPVS:
+		const section = "KubeProxyIPVSConfiguration."
+		atLeastZero(section+"TCPTimeout", c.IPVS.TCPTimeout)
+		atLeastZero(section+"TCPFinTimeout", c.IPVS.TCPFinTimeout)
+		atLeastZero(section+"UDPTimeout", c.IPVS.UDPTimeout)
+		for i, cidr := range c.IPVS.ExcludeCIDRs {
+			check(isCIDR(cidr), fmt.Sprintf("%sExcludeCidrs[%d]", section, i), cidr, "must be a valid CIDR")
+		}
+		// It becomes a word of ipvsadm's input.
+		check(strings.Trim(c.IPVS.Scheduler, "abcdefghijklmnopqrstuvwxyz") == "", section+"Scheduler", c.IPVS.Scheduler, "must be the name of a scheduler, as rr, lc or sh")
 	default:
-		bad("mode", "%q is none of %s", c.Mode, strings.Join(Modes, ", "))
+		check(false, "Mode.ProxyMode", string(c.Mode), "must be iptables, ipvs, nftables or blank (blank means the best-available proxy)")
 	}
-	for section, bit := range map[string]*int32{"iptables": c.IPTables.MasqueradeBit, "nftables": c.NFTables.MasqueradeBit} {
-		if *bit < 0 || *bit > 31 {
-			bad(section+".masqueradeBit", "%d is not within 0 to 31", *bit)
+	for _, name := range sortedKeys(bits) {
+		check(*bits[name] >= 0 && *bits[name] <= 31, name+".MasqueradeBit", bits[name], "must be within the range [0, 31]")
+	}
+	const conntrack = "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration."
+	check(valueOr(c.Conntrack.MaxPerCore, 0) >= 0, conntrack+"MaxPerCore", c.Conntrack.MaxPerCore, negative)
+	check(valueOr(c.Conntrack.Min, 0) >= 0, conntrack+"Min", c.Conntrack.Min, negative)
+	atLeastZero(conntrack+"TCPEstablishedTimeout", value(c.Conntrack.TCPEstablishedTimeout))
+	atLeastZero(conntrack+"TCPCloseWaitTimeout", value(c.Conntrack.TCPCloseWaitTimeout))
+	atLeastZero(conntrack+"UDPTimeout", c.Conntrack.UDPTimeout)
+	atLeastZero(conntrack+"UDPStreamTimeout", c.Conntrack.UDPStreamTimeout)
+	oom := value(c.OOMScoreAdj)
+	check(oom >= -1000 && oom <= 1000, "KubeProxyLinuxConfiguration.OOMScoreAdj", oom, "must be within the range [-1000, 1000]")
+	check(c.ClientConnection.Burst >= 0, "ClientConnection.Burst", int64(c.ClientConnection.Burst), negative)
+	check(c.ConfigSyncPeriod.Duration > 0, "ConfigSyncPeriod", c.ConfigSyncPeriod, "must be greater than 0")
+	s := modeSection(c)
+	most, least := metav1.Duration{Duration: s.syncPeriod}, metav1.Duration{Duration: s.minSyncPeriod}
+	check(s.syncPeriod > 0, "SyncPeriod", most, "must be greater than 0")
+	atLeastZero("MinSyncPeriod", least)
+	check(s.minSyncPeriod <= s.syncPeriod, "SyncPeriod", least, "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod")
+	_, err := netip.ParseAddr(c.BindAddress)
+	check(err == nil, "BindAddress", c.BindAddress, "not a valid textual representation of an IP address")
+	for _, a := range [][2]string{{"HealthzBindAddress", c.HealthzBindAddress}, {"MetricsBindAddress", c.MetricsBindAddress}} {
+		host, port, err := net.SplitHostPort(a[1])
+		if check(err == nil, a[0], a[1], "must be IP:port"); err == nil {
+			_, err = netip.ParseAddr(host)
+			check(err == nil, a[0], host, "must be a valid IP")
+			n, err := strconv.Atoi(port)
+			check(err == nil && n > 0 && n < 1<<16, a[0], port, "must be a valid port")
 		}
 	}
-	for section, p := range map[string][2]metav1.Duration{"iptables": {c.IPTables.MinSyncPeriod, c.IPTables.SyncPeriod},
-		"nftables": {c.NFTables.MinSyncPeriod, c.NFTables.SyncPeriod}, "ipvs": {c.IPVS.MinSyncPeriod, c.IPVS.SyncPeriod}} {
-		if p[0].Duration < 0 || p[1].Duration < p[0].Duration {
-			bad(section+".minSyncPeriod", "must be at least 0 and at most %s.syncPeriod", section)
+	for i, cidr := range c.NodePortAddresses {
+		at := fmt.Sprintf("NodePortAddresses[%d]", i)
+		if cidr == "primary" {
+			check(len(c.NodePortAddresses) == 1, at, cidr, "can't use both 'primary' and CIDRs")
+			break
 		}
+		check(isCIDR(cidr), at, cidr, "must be a valid CIDR")
 	}
-	if s := c.IPVS.Scheduler; s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz") != "" {
-		bad("ipvs.scheduler", "%q is no name of a scheduler, as rr, lc or sh", s)
-	}
-	for _, cidr := range c.IPVS.ExcludeCIDRs {
-		if _, err := netip.ParsePrefix(cidr); err != nil {
-			bad("ipvs.excludeCIDRs", "%v", err)
-		}
-	}
-	for _, cidr := range splitList(c.ClusterCIDR) {
-		if _, err := netip.ParsePrefix(cidr); err != nil {
-			bad("clusterCIDR", "%v", err)
-		}
-	}
+	return append(errs, validateLocal(c, root)...).ToAggregate()
+}
+
+func validateLocal(c *kubeproxy.KubeProxyConfiguration, root *field.Path) (errs field.ErrorList) {
+	at := root.Child("DetectLocalConfiguration")
 	switch c.DetectLocalMode {
-	case localByClusterCIDR, localByNodeCIDR:
+	case localByNodeCIDR:
 	case localByBridge:
 		if c.DetectLocal.BridgeInterface == "" {
-			bad("detectLocal.bridgeInterface", "is needed for detectLocalMode BridgeInterface")
+			errs = append(errs, field.Invalid(at.Child("InterfaceName"), "", "must not be empty"))
 		}
 	case localByInterfacePrefix:
 		if c.DetectLocal.InterfaceNamePrefix == "" {
-			bad("detectLocal.interfaceNamePrefix", "is needed for detectLocalMode InterfaceNamePrefix")
+			errs = append(errs, field.Invalid(at.Child("InterfacePrefix"), "", "must not be empty"))
+		}
+	case localByClusterCIDR:
+		at, cidrs := at.Child("ClusterCIDRs"), splitList(c.ClusterCIDR)
+		const pair = "must be a either a single CIDR or dual-stack pair of CIDRs (e.g. [10.100.0.0/16, fde4:8dba:82e1::/48]"
+		if len(cidrs) > 2 {
+			return append(errs, field.Invalid(at, cidrs, pair))
+		}
+		for i, cidr := range cidrs {
+			if !isCIDR(cidr) {
+				errs = append(errs, field.Invalid(at.Index(i), cidr, "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)"))
+			}
+		}
+		if len(cidrs) == 2 && len(errs) == 0 && (IPv4.firstCIDR(cidrs).IsValid() != IPv6.firstCIDR(cidrs).IsValid()) {
+			errs = append(errs, field.Invalid(at, cidrs, pair))
 		}
 	default:
-		bad("detectLocalMode", "%q is none of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix", c.DetectLocalMode)
+		errs = append(errs, field.NotSupported(root.Child("DetectLocalMode"), string(c.DetectLocalMode),
+			[]string{localByClusterCIDR, localByNodeCIDR, localByBridge, localByInterfacePrefix, ""}))
 	}
-	for _, cidr := range c.NodePortAddresses {
-		if _, err := netip.ParsePrefix(cidr); err != nil && cidr != "primary" {
-			bad("nodePortAddresses", "%v", err)
-		}
-	}
-	for field, address := range map[string]string{"healthzBindAddress": c.HealthzBindAddress, "metricsBindAddress": c.MetricsBindAddress} {
-		if _, err := netip.ParseAddrPort(address); err != nil {
-			bad(field, "%q: want ADDRESS:PORT", address)
-		}
-	}
-	return errors.Join(errs...)
+	return errs
+}
+
+func isCIDR(text string) bool {
+	_, err := netip.ParsePrefix(text)
+	return err == nil
 }
 
 func splitList(text string) (parts []string) {

@@ -81,12 +81,8 @@ func (h *health) synced(took time.Duration, state State) {
 	checks := map[uint16]serviceCheck{}
 	for _, p := range state.Ports {
 		if p.HealthCheckNodePort != 0 {
-			// All ports of a Service share its check; a pod counts once.
-			pods := map[string]bool{}
-			for _, e := range p.Local {
-				pods[e.Address.Addr().String()] = true
-			}
-			n := max(len(pods), checks[p.HealthCheckNodePort].endpoints)
+			// All ports of a Service share its check.
+			n := max(len(p.ReadyHere), checks[p.HealthCheckNodePort].endpoints)
 			checks[p.HealthCheckNodePort] = serviceCheck{p.Name.Namespace, p.Name.Name, n}
 		}
 	}
@@ -222,9 +218,10 @@ func (h *health) checkHandler(port uint16) http.Handler {
 			status = http.StatusServiceUnavailable
 		}
 		w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(check.endpoints))
-		writeJSON(w, status, map[string]any{
-			"service":        map[string]string{"namespace": check.namespace, "name": check.name},
-			"localEndpoints": check.endpoints, "serviceProxyHealthy": ok,
-		})
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.WriteHeader(status)
+		fmt.Fprintf(w, "{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": %d,\n\t\"serviceProxyHealthy\": %t\n}\n",
+			check.namespace, check.name, check.endpoints, ok)
 	})
 }

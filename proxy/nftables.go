@@ -91,9 +91,10 @@ func nftFrame(f Family, o Options) (frame []element) {
 		forward = append(forward, "ct state invalid drop")
 	}
 	chain("filter-forward", forward...)
-	chain("filter-output", "{ type filter hook output priority -110 ; }", firewall, lookup+" vmap @no-endpoints")
+	chain("filter-output", "{ type filter hook output priority -110 ; }", firewall)
 	chain("nat-output", "{ type nat hook output priority -100 ; }", f.service()+" vmap @service-ips")
-	chain("filter-output-post-dnat", "{ type filter hook output priority -90 ; }",
+	// After the rewriting: what has been led to an endpoint is not asked any more.
+	chain("filter-output-post-dnat", "{ type filter hook output priority -90 ; }", lookup+" vmap @no-endpoints",
 		"ct state new "+f.nft()+" daddr @cluster-ips goto reject-all")
 	// The mark has done its work; off with it, so that a packet that passes here
 	// twice (a tunnel's inside and outside) is not masqueraded twice.
@@ -188,10 +189,14 @@ func nftChoice(f Family, o Options, p *ServicePort, kind wayKind, endpoints, ins
 	case !p.ExternalLocal:
 		name, text = fmt.Sprintf("%s-external-%d", p.Protocol, endpoints), []string{mark}
 	default:
-		name, text = fmt.Sprintf("%s-local-%d-of-%d", p.Protocol, endpoints, inside), []string{fromNode + mark}
+		name = fmt.Sprintf("%s-local-%d-of-%d", p.Protocol, endpoints, inside)
+		notPod := ""
 		if o.Local.known() {
+			notPod = o.Local.nftables(f, "!= ") + " "
 			lots = append(lots, o.Local.nftables(f, "")+" "+lot(inside, "inside-endpoints"))
 		}
+		// A node's address on the pods' bridge is one of theirs, and keeps it.
+		text = []string{notPod + fromNode + mark}
 		lots = append(lots, fromNode+lot(inside, "inside-endpoints"))
 	}
 	if endpoints > 0 {

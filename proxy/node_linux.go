@@ -75,7 +75,7 @@ func setSysctls(family Family, c *kubeproxy.KubeProxyConfiguration) error {
 	if c.Mode == modeIPVS {
 		maps.Copy(want, ipvsSysctls(c.IPVS.StrictARP))
 	}
-	if value(c.IPTables.LocalhostNodePorts) {
+	if localhostNodePorts(family, c) {
 		want["net/ipv4/conf/all/route_localnet"] = 1
 	}
 	t := c.Conntrack

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -51,7 +50,7 @@ type Proxy struct {
 func New(config Config, nodeName string, c *client.Client, log *slog.Logger) (*Proxy, error) {
 	setDefaults(&config.KubeProxyConfiguration)
 	if err := validate(&config.KubeProxyConfiguration); err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, err
 	}
 	const notOurs = "!" + serviceProxyName + ",!" + corev1.IsHeadlessService
 	p := &Proxy{
@@ -163,7 +162,7 @@ func (p *Proxy) start(ctx context.Context) error {
 	}
 	config := &p.config.KubeProxyConfiguration
 	p.options = Options{MasqueradeAll: p.section.masqueradeAll, MasqueradeBit: p.section.masqueradeBit,
-		TCPBeLiberal: config.Conntrack.TCPBeLiberal, LocalhostNodePorts: value(config.IPTables.LocalhostNodePorts), Scheduler: config.IPVS.Scheduler}
+		TCPBeLiberal: config.Conntrack.TCPBeLiberal, LocalhostNodePorts: localhostNodePorts(p.family, config), Scheduler: config.IPVS.Scheduler}
 	mode := string(config.Mode)
 	if mode == modeNFTables {
 		p.log.Info("Using nftables", "family", p.family.nft())
@@ -259,6 +258,17 @@ func nodePortRanges(c *kubeproxy.KubeProxyConfiguration) []string {
 		return []string{"primary"}
 	}
 	return []string{"0.0.0.0/0", "::/0"}
+}
+
+// localhostNodePorts says whether NodePorts answer at 127.0.0.1 as well. It takes
+// route_localnet, which opens services bound to 127.0.0.1 to the wire, and so
+// rules of its own (CVE-2020-8558): only mode iptables has them.
+func localhostNodePorts(f Family, c *kubeproxy.KubeProxyConfiguration) bool {
+	return c.Mode == modeIPTables && f == IPv4 && value(c.IPTables.LocalhostNodePorts) &&
+		slices.ContainsFunc(nodePortRanges(c), func(r string) bool {
+			p, err := netip.ParsePrefix(r)
+			return err == nil && (p.Contains(netip.MustParseAddr("127.0.0.1")) || p.Addr().IsLoopback())
+		})
 }
 
 // nodeIP is the node's primary address, which also says what family we serve.

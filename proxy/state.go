@@ -61,6 +61,8 @@ type ServicePort struct {
 	Local           []Endpoint // of Cluster's kind, on this node
 
 	HealthCheckNodePort uint16
+	// ReadyHere are the pods of this node that are ready: what health checks count.
+	ReadyHere map[netip.Addr]bool
 }
 
 // Endpoint is one backend that may be chosen.
@@ -414,6 +416,14 @@ func (p *ServicePort) selectEndpoints(node Node, all []candidate) {
 		return chosen
 	}
 	p.Cluster = pick(false)
+	if p.HealthCheckNodePort != 0 {
+		p.ReadyHere = map[netip.Addr]bool{}
+		for _, c := range all {
+			if c.IsLocal && c.ready {
+				p.ReadyHere[c.Address.Addr()] = true
+			}
+		}
+	}
 	if p.InternalLocal || p.ExternalLocal {
 		p.Local = pick(true)
 	}

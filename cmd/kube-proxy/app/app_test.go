@@ -79,7 +79,7 @@ func TestBadCommandLines(t *testing.T) {
 		{[]string{"--init-only"}, "refused"},
 		{nil, "how to reach the API server"},
 		{[]string{"--kubeconfig=/nowhere"}, "/nowhere"},
-		{[]string{"--kubeconfig=" + kubeconfig, "--proxy-mode=userspace"}, "none of iptables"},
+		{[]string{"--kubeconfig=" + kubeconfig, "--proxy-mode=userspace"}, "must be iptables, ipvs, nftables or blank"},
 		{[]string{"--config=/nowhere"}, "/nowhere"},
 		{[]string{"render"}, "--filename"},
 		{[]string{"render", "-f", "/nowhere"}, "/nowhere"},
