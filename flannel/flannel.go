@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -210,6 +211,9 @@ func (f *Flannel) loop(ctx context.Context, changed <-chan struct{}) error {
 // reconcile makes everything right that is not. Deleting the device, a route, a
 // rule or the file by hand is repaired here and nowhere else.
 func (f *Flannel) reconcile(ctx context.Context) error {
+	if err := f.followInterface(); err != nil {
+		return err
+	}
 	if err := f.ensureDevice(); err != nil {
 		return err
 	}
@@ -240,6 +244,27 @@ func (f *Flannel) reconcile(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", op, err)
 		}
 	}
+	return nil
+}
+
+// followInterface looks our end of the wire up again: an interface that went away,
+// and our device with it, comes back as another one of the same name; and a
+// lease of DHCP may give another address, which then the others must know.
+func (f *Flannel) followInterface() error {
+	found, err := findExternal(Config{Interface: f.external.name}, netip.Addr{})
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(found.networks, func(p netip.Prefix) bool { return p.Addr() == f.external.address }) {
+		found.address = f.external.address // one of several
+	}
+	if found.index != f.external.index || found.address != f.external.address {
+		f.log.Warn("The interface to the other nodes is another one", "interface", found.name, "address", found.address, "before", f.external.address)
+		if !f.config.PublicIP.IsValid() {
+			f.mine.PublicIP = found.address // checkMine publishes it
+		}
+	}
+	f.external = found
 	return nil
 }
 

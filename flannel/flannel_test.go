@@ -24,9 +24,9 @@ type testNode struct {
 
 // cluster makes n machines on one wire, each with one pod at .7 of its subnet
 // behind a veth, and a nodes file that all of them read.
-func cluster(t *testing.T, n int, backend string) (nodes []*testNode, nodesFile string) {
+func cluster(t *testing.T, n int, backend string) (nodes []*testNode, nodesFile string, wire *nstest.Switch) {
 	t.Helper()
-	wire := nstest.NewSwitch(t)
+	wire = nstest.NewSwitch(t)
 	nodesFile = filepath.Join(t.TempDir(), "nodes")
 	var text strings.Builder
 	for i := range n {
@@ -58,7 +58,7 @@ func cluster(t *testing.T, n int, backend string) (nodes []*testNode, nodesFile 
 		node.sync()
 		nodes = append(nodes, node)
 	}
-	return nodes, nodesFile
+	return nodes, nodesFile, wire
 }
 
 // sync does what Run does when the file has changed.
@@ -88,7 +88,7 @@ func (n *testNode) pending() (ops []Op) {
 func TestPodToPod(t *testing.T) {
 	for _, backend := range []string{vxlanBackend, hostGWBackend} {
 		t.Run(backend, func(t *testing.T) {
-			nodes, _ := cluster(t, 3, backend)
+			nodes, _, _ := cluster(t, 3, backend)
 			client := nstest.New(t, "client")
 			nstest.Veth(t, nodes[0].NS, "client", client, "eth0")
 			client.Address("eth0", "10.244.0.9/32")
@@ -115,7 +115,7 @@ func TestPodToPod(t *testing.T) {
 
 // What the kernel shows is upstream's: three entries per remote node.
 func TestKernelEntries(t *testing.T) {
-	nodes, _ := cluster(t, 3, vxlanBackend)
+	nodes, _, _ := cluster(t, 3, vxlanBackend)
 	n := nodes[0]
 	for command, wants := range map[string][]string{
 		"ip -d link show flannel.1": {"vxlan id 1 local 172.30.9.1 dev eth0", "dstport 8472 nolearning", "mtu 1450", "0e:f1:ac:1e:09:01"},
@@ -154,7 +154,7 @@ func TestKernelEntries(t *testing.T) {
 // A node that goes is forgotten, one that moves is followed, whatever somebody
 // deletes comes back, and what others have put there stays.
 func TestChanges(t *testing.T) {
-	nodes, file := cluster(t, 3, vxlanBackend)
+	nodes, file, wire := cluster(t, 3, vxlanBackend)
 	n := nodes[0]
 	n.Run("ip neigh add 192.168.5.5 lladdr 02:00:00:00:00:01 dev flannel.1 nud permanent")
 	n.Run("bridge fdb append 02:00:00:00:00:02 dev flannel.1 dst 172.30.9.77 self permanent")
@@ -188,12 +188,30 @@ func TestChanges(t *testing.T) {
 	if ops := n.pending(); len(ops) != 0 {
 		t.Errorf("still to change: %v", ops)
 	}
+
+	// The interface goes, and with it the device; both come back, the one under
+	// another address.
+	n.Run("ip link del eth0")
+	n.Must(func() error {
+		if err := n.f.reconcile(context.Background()); err == nil || !strings.Contains(err.Error(), "no interface") {
+			t.Errorf("without an interface: %v", err)
+		}
+		return nil
+	})
+	wire.Plug(n.NS, "172.30.9.9/24")
+	n.sync()
+	if link := n.Run("ip -d link show flannel.1"); !strings.Contains(link, "local 172.30.9.9 dev eth0") || n.f.mine.PublicIP.String() != "172.30.9.9" {
+		t.Errorf("%v\n%s", n.f.mine, link)
+	}
+	if ops := n.pending(); len(ops) != 0 {
+		t.Errorf("still to change: %v", ops)
+	}
 }
 
 // A restart touches nothing: same device, same entries, and a connection that
 // was open goes on.
 func TestRestart(t *testing.T) {
-	nodes, _ := cluster(t, 2, vxlanBackend)
+	nodes, _, _ := cluster(t, 2, vxlanBackend)
 	n := nodes[0]
 	listener := nodes[1].Listen("10.244.1.1:9")
 	var conn net.Conn

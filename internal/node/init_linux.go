@@ -202,8 +202,9 @@ func (s *Spec) configure() error {
 	for name, content := range map[string]string{
 		"/etc/hostname": s.Name + "\n",
 		"/etc/hosts":    fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", s.Address.Addr(), s.Name),
-		// No resolver: nothing that a node could ask is on this machine.
-		"/etc/resolv.conf": "",
+		// No resolver: nothing that a node could ask is on this machine. The file names the node itself, where nobody
+		// answers, so that who must have a server (CoreDNS, to forward to) has one that is not his own loopback.
+		"/etc/resolv.conf": fmt.Sprintf("nameserver %s\n", s.Address.Addr()),
 		// For a reader with crictl at hand: it then asks the runtime that this node's kubelet asks.
 		"/etc/crictl.yaml":            "runtime-endpoint: " + s.RuntimeEndpoint + "\nimage-endpoint: " + s.RuntimeEndpoint + "\n",
 		"/etc/containerd/config.toml": s.containerdConfig(),

@@ -33,14 +33,17 @@ var starts = map[string]string{
 
 const held = "/var/lib/tinykube/held"
 
-// TestStartOrders starts them in one order after the other, on a node that has
-// lost its power. From every order the same cluster comes about, and nobody is
+// TestStartOrders makes names with CoreDNS's own manifest, asks for them, and
+// then starts the five in one order after the other, on a node that has lost its
+// power. From every order the same cluster comes about, and nobody is
 // started twice by hand.
 func TestStartOrders(t *testing.T) {
 	c := up(t, "--nodes", "1")
-	c.run("", "kubectl", "create", "deployment", "web", "--image=tinykube.local/podinfo:6.9.2")
+	c.run("", "kubectl", "create", "deployment", "web", "--image=tinykube.local/podinfo:6.9.2", "--replicas=2")
 	c.run("", "kubectl", "expose", "deployment", "web", "--port=80", "--target-port=9898", "--cluster-ip=10.96.9.9")
 	c.run("", "kubectl", "rollout", "status", "deployment", "web", "--timeout=120s")
+	c.coreDNSOwnManifest()
+	c.names()
 	c.holdBack()
 	for i, order := range permutations("DNS", "flannel", "kube-proxy", "control plane", "kubelet") {
 		if i >= *orders {
@@ -101,7 +104,7 @@ func (c *clusterUnderTest) holdBack() {
 	admin := c.onNode0("", "cat /etc/kubernetes/admin.conf")
 	keep("by-service.conf", strings.ReplaceAll(admin, "172.30.9.1:6443", "10.96.0.1:443"))
 	keep("Corefile", "cluster.local:53 {\n errors\n ready\n kubernetes cluster.local {\n kubeconfig /held/by-service.conf\n }\n}\n")
-	keep("dns.yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"dns","namespace":"kube-system","labels":{"k8s-app":"kube-dns"}},"spec":{"priorityClassName":"system-node-critical",
+	keep("dns.yaml", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"dns","namespace":"kube-system","labels":{"k8s-app":"kube-dns","app.kubernetes.io/name":"coredns"}},"spec":{"priorityClassName":"system-node-critical",
 		"volumes":[{"name":"held","hostPath":{"path":"`+held+`"}}],"containers":[{"name":"coredns","image":"tinykube.local/coredns:v1.14.2","args":["-conf","/held/Corefile"],
 		"volumeMounts":[{"name":"held","mountPath":"/held"}],"readinessProbe":{"httpGet":{"path":"/ready","port":8181},"periodSeconds":1}}]}}`)
 	c.onNode0("#!/bin/sh\nuntil [ -e /run/start-kubelet ]; do sleep 0.1; done\nexec /opt/tinykube/bin/tinykube kubelet \"$@\"\n",
@@ -131,13 +134,7 @@ func (c *clusterUnderTest) tried(name string, started []string) {
 func (c *clusterUnderTest) converged() {
 	c.t.Helper()
 	clusters.Eventually(c.t, "a name, and a Service behind it", func(ctx context.Context) (bool, error) {
-		err := lookUp(ctx, &net.Resolver{PreferGo: true, Dial: func(_ context.Context, network, _ string) (conn net.Conn, err error) {
-			err = c.inNode("node-0", func() (err error) {
-				conn, err = net.DialTimeout(network, "10.96.0.10:53", time.Second)
-				return err
-			})
-			return conn, err
-		}})
+		err := lookUp(ctx, c.resolver())
 		if err == nil {
 			err = c.inNode("node-0", func() error { return request("10.96.9.9:80") })
 		}
