@@ -74,14 +74,7 @@ func (m *machine) call(verb, container, netns, conf string) ([]byte, error) {
 	if err := json.Unmarshal([]byte(conf), &c); err != nil {
 		m.t.Fatalf("test configuration: %v\n%s", err, conf)
 	}
-	var out []byte
-	err := m.node.Do(func() (err error) {
-		cmd := exec.Command(filepath.Join(m.bin, c.Type))
-		cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+container, "CNI_NETNS="+netns, "CNI_IFNAME=eth0", "CNI_PATH="+m.bin)
-		cmd.Stdin = strings.NewReader(conf)
-		out, err = cmd.Output()
-		return err
-	})
+	out, err := m.run(c.Type, verb, container, netns, conf)
 	if err == nil {
 		return out, nil
 	}
@@ -90,6 +83,18 @@ func (m *machine) call(verb, container, netns, conf string) ([]byte, error) {
 		m.t.Fatalf("%s %s failed and printed no error object: %v\n%s", verb, c.Type, err, out)
 	}
 	return nil, &failure
+}
+
+// run executes a plugin with any standard input.
+func (m *machine) run(plugin, verb, container, netns, stdin string) (out []byte, err error) {
+	err = m.node.Do(func() (err error) {
+		cmd := exec.Command(filepath.Join(m.bin, plugin))
+		cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+container, "CNI_NETNS="+netns, "CNI_IFNAME=eth0", "CNI_PATH="+m.bin)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err = cmd.Output()
+		return err
+	})
+	return out, err
 }
 
 func (m *machine) must(verb, container, netns, conf string) []byte {
@@ -397,6 +402,60 @@ func TestErrors(t *testing.T) {
 	}
 	if links := m.node.Run("ip -o link"); strings.Contains(links, "cni0") {
 		t.Errorf("refused configurations left links:\n%s", links)
+	}
+}
+
+// Whatever comes in on standard input is answered by an error object and nothing
+// else, and nothing is left behind.
+func TestGarbage(t *testing.T) {
+	m := newMachine(t)
+	pod := nstest.New(t, "a")
+	for _, name := range Names() {
+		for _, verb := range []string{"ADD", "DEL", "CHECK", "GC", "STATUS"} {
+			for _, stdin := range []string{"", "{", "null", "[]", `"x"`, "\x00\xff", `{"cniVersion":"1.1.0"}`, `{"cniVersion":7,"name":"x","type":"` + name + `"}`,
+				`{"cniVersion":"1.1.0","name":"x","type":"` + name + `","prevResult":[]}`, `{"cniVersion":"1.1.0","name":"x","ipam":{"type":"host-local","ranges":[[{"subnet":"300.1.1.1/99"}]]},"prevResult":{"ips":[{"address":"x"}]}}`,
+				strings.Repeat("[", 100_000)} {
+				out, err := m.run(name, verb, "a", pod.Path, stdin)
+				var answer struct{ Code *uint }
+				if err != nil && (json.Unmarshal(out, &answer) != nil || answer.Code == nil) {
+					t.Errorf("%s %s of %.60q: %v, and printed %.300q", name, verb, stdin, err, out)
+				}
+				if err == nil && verb == "ADD" && name != "loopback" {
+					t.Errorf("%s ADD of %.60q succeeded: %.300q", name, stdin, out)
+				}
+			}
+		}
+	}
+	if !m.onlyOurs("a failing ADD leaves the bridge") {
+		return
+	}
+	if links := m.node.Run("ip -o link"); strings.Count(links, "\n") != 1 {
+		t.Errorf("links left:\n%s", links)
+	}
+}
+
+// The pod's interface, its namespace and the bridge may go before DEL comes.
+func TestGoneBeforeDEL(t *testing.T) {
+	m := newMachine(t)
+	pod := nstest.New(t, "a")
+	for _, vanish := range []func(){
+		func() { pod.Run("ip link del eth0") },
+		func() { m.node.Run("ip link del cni0") },
+		func() {},
+	} {
+		out := m.must("ADD", "a", pod.Path, bridgeConf)
+		vanish()
+		if links := pod.Run("ip -o link"); !strings.Contains(links, "eth0") {
+			if _, err := m.call("CHECK", "a", pod.Path, with(bridgeConf, "prevResult", json.RawMessage(out))); err == nil {
+				t.Error("CHECK does not miss the interface")
+			}
+		}
+		for range 2 {
+			m.must("DEL", "a", pod.Path, bridgeConf)
+		}
+		if files, _ := filepath.Glob("/var/lib/cni/networks/test/10.*"); len(files) != 0 {
+			t.Errorf("addresses left: %v", files)
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/skel"
+
+	"tinykube/internal/nstest"
 )
 
 func hostLocalConf(dir, ranges string) string {
@@ -84,27 +86,47 @@ func TestHostLocalRequestedAddress(t *testing.T) {
 	}
 }
 
-// 200 at once get 200 addresses.
-func TestHostLocalParallel(t *testing.T) {
-	m, dir := newMachine(t), t.TempDir()
-	conf := hostLocalConf(dir, `[[{"subnet":"10.2.0.0/24"}]]`)
+// 200 pods added at once get 200 addresses and 200 ports of one bridge; when all
+// have gone, at once again, nothing is left.
+func TestParallel(t *testing.T) {
+	m := newMachine(t)
+	const all = 200
+	var pods [all]*nstest.NS
+	for i := range pods {
+		pods[i] = nstest.New(t, fmt.Sprint("p", i))
+	}
 	var mu sync.Mutex
 	seen := map[string]int{}
-	var group sync.WaitGroup
-	for i := range 200 {
-		group.Go(func() {
-			r := m.result(m.must("ADD", fmt.Sprintf("c%d", i), "/x", conf))
-			mu.Lock()
-			seen[r.IPs[0].Address.String()]++
-			mu.Unlock()
-		})
+	atOnce := func(do func(i int)) {
+		var group sync.WaitGroup
+		for i := range all {
+			group.Go(func() { do(i) })
+		}
+		group.Wait()
 	}
-	group.Wait()
-	if len(seen) != 200 {
-		t.Errorf("%d different addresses", len(seen))
+	ports := func() int { return strings.Count(m.node.Run("bridge link show"), "master cni0") }
+	atOnce(func(i int) {
+		out, err := m.call("ADD", fmt.Sprint("c", i), pods[i].Path, bridgeConf)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		mu.Lock()
+		seen[m.result(out).IPs[0].Address.String()]++
+		mu.Unlock()
+	})
+	files, _ := filepath.Glob("/var/lib/cni/networks/test/10.*")
+	if len(seen) != all || len(files) != all || ports() != all {
+		t.Errorf("%d different addresses, %d files, %d ports", len(seen), len(files), ports())
 	}
-	if files, _ := filepath.Glob(dir + "/net/10.*"); len(files) != 200 {
-		t.Errorf("%d files", len(files))
+	atOnce(func(i int) {
+		if _, err := m.call("DEL", fmt.Sprint("c", i), pods[i].Path, bridgeConf); err != nil {
+			t.Error(err)
+		}
+	})
+	files, _ = filepath.Glob("/var/lib/cni/networks/test/10.*")
+	if len(files) != 0 || ports() != 0 {
+		t.Errorf("left: %v, %d ports", files, ports())
 	}
 }
 
