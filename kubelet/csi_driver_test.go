@@ -259,6 +259,10 @@ func (b *csiBench) shared() {
 	if err := os.WriteFile(first.path+"/file", []byte("kept"), 0o644); err != nil {
 		t.Error(err)
 	}
+	if stats := b.volumes.csi.volumeStats(t.Context(), one.pod); len(stats) != 1 || stats[0].Name != "data" || stats[0].PVCRef == nil || stats[0].PVCRef.Name != "shared" ||
+		stats[0].CapacityBytes == nil || *stats[0].CapacityBytes == 0 || stats[0].Inodes == nil {
+		t.Errorf("how full it is: %+v", stats)
+	}
 	second := b.setUp(two)
 	// Its controller enlarges it: the next look at the pod does the node's part.
 	if _, err := b.control.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: volume.Spec.CSI.VolumeHandle,

@@ -60,7 +60,7 @@ func (k *Kubelet) serveSummary(w http.ResponseWriter, r *http.Request) {
 	summary := statsapi.Summary{Node: k.nodeStats(r.Context()), Pods: []statsapi.PodStats{}}
 	for _, s := range answer.Stats {
 		if worker := k.worker(types.UID(s.GetAttributes().GetLabels()[labelPodUID])); worker != nil {
-			summary.Pods = append(summary.Pods, k.podStats(worker, s))
+			summary.Pods = append(summary.Pods, k.podStats(r.Context(), worker, s))
 		}
 	}
 	writeJSON(w, summary)
@@ -87,7 +87,7 @@ func (k *Kubelet) nodeStats(ctx context.Context) statsapi.NodeStats {
 }
 
 // podStats sums up what the runtime measured of a pod, and counts its files.
-func (k *Kubelet) podStats(worker *worker, s *runtimeapi.PodSandboxStats) statsapi.PodStats {
+func (k *Kubelet) podStats(ctx context.Context, worker *worker, s *runtimeapi.PodSandboxStats) statsapi.PodStats {
 	pod, _, status := worker.view()
 	now := metav1.Now()
 	out := statsapi.PodStats{PodRef: statsapi.PodReference{Name: pod.Name, Namespace: pod.Namespace, UID: string(pod.UID)},
@@ -132,6 +132,7 @@ func (k *Kubelet) podStats(worker *worker, s *runtimeapi.PodSandboxStats) statsa
 		out.VolumeStats = append(out.VolumeStats, statsapi.VolumeStats{Name: name, FsStats: fsOf(v)})
 		total, inodes = total+uint64(v.bytes), inodes+uint64(v.inodes)
 	}
+	out.VolumeStats = append(out.VolumeStats, k.volumes.csi.volumeStats(ctx, pod)...)
 	out.EphemeralStorage = &statsapi.FsStats{Time: now, UsedBytes: &total, InodesUsed: &inodes}
 	return out
 }
