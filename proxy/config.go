@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -217,6 +218,22 @@ func validateLocal(c *kubeproxy.KubeProxyConfiguration, root *field.Path) (errs 
 			[]string{localByClusterCIDR, localByNodeCIDR, localByBridge, localByInterfacePrefix, ""}))
 	}
 	return errs
+}
+
+// withoutEffect are the fields that are set and that nothing here asks.
+func withoutEffect(c *kubeproxy.KubeProxyConfiguration) (names []string) {
+	for name, set := range map[string]bool{
+		"featureGates": len(c.FeatureGates) > 0, "portRange": c.PortRange != "", "showHiddenMetricsForVersion": c.ShowHiddenMetricsForVersion != "",
+		"enableProfiling": c.EnableProfiling, "bindAddressHardFail": c.BindAddressHardFail, "windowsRunAsService": c.WindowsRunAsService,
+		"winkernel": c.Winkernel != kubeproxy.KubeProxyWinkernelConfiguration{}, "oomScoreAdj": c.OOMScoreAdj != nil,
+		"logging.format": c.Logging.Format != "" && c.Logging.Format != "text",
+	} {
+		if set {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func isCIDR(text string) bool {

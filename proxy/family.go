@@ -21,7 +21,10 @@ const (
 	IPv6 = Family(iptables.IPv6)
 )
 
-func (f Family) has(ip netip.Addr) bool { return ip.IsValid() && ip.Is4() == (f == IPv4) }
+// has says whether it is an address of the family as rules can spell it.
+func (f Family) has(ip netip.Addr) bool {
+	return ip.IsValid() && ip.Is4() == (f == IPv4) && !ip.Is4In6() && ip.Zone() == ""
+}
 
 // either picks a word.
 func (f Family) either(four, six string) string {

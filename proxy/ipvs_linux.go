@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -25,6 +26,8 @@ type IPVS struct {
 	// Exclude are addresses whose virtual servers are somebody else's: there is
 	// one list of them for the whole machine.
 	Exclude []netip.Prefix
+	// Timeouts are those of TCP, of TCP after a FIN, and of UDP; 0 leaves the kernel's.
+	Timeouts [3]time.Duration
 
 	ledger  ledger
 	options Options
@@ -42,6 +45,9 @@ func (b *IPVS) Sync(ctx context.Context, state State, options Options) (bool, er
 	fresh := !b.known
 	c := b.plan(&b.ledger, state, options)
 	if fresh {
+		if err := b.setTimeouts(ctx); err != nil {
+			return false, err
+		}
 		have, err := b.look(ctx)
 		if err != nil {
 			return false, err
@@ -76,6 +82,18 @@ func (b *IPVS) Sync(ctx context.Context, state State, options Options) (bool, er
 	err = errors.Join(b.setAddresses(c.remove[ipvsAddresses], netlink.AddrDel), b.setServers(ctx, c), b.setAddresses(c.add[ipvsAddresses], netlink.AddrReplace))
 	b.known = err == nil
 	return wrote || !c.empty(), err
+}
+
+func (b *IPVS) setTimeouts(ctx context.Context) error {
+	if b.Timeouts == [3]time.Duration{} {
+		return nil
+	}
+	args := []string{"--set"}
+	for _, timeout := range b.Timeouts {
+		args = append(args, fmt.Sprint(int(timeout.Seconds())))
+	}
+	_, err := b.run(ctx, "", "ipvsadm", args...)
+	return err
 }
 
 func (b *IPVS) plan(l *ledger, state State, options Options) changes {

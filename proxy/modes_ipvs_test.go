@@ -3,8 +3,10 @@
 package proxy
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -23,6 +25,14 @@ func TestIPVSListing(t *testing.T) {
 	w.sync([]*corev1.Service{makeService("web", "10.96.0.80", nodePort(30080)), makeService("sticky", "10.96.0.5", sticky)},
 		makeSlice("web", corev1.ProtocolTCP, 8080, "10.244.0.5@node-0", "10.244.1.5@node-1"),
 		makeSlice("sticky", corev1.ProtocolTCP, 8080, "10.244.0.6@node-0"))
+	w.nodes[0].Must(func() error {
+		ipvs := w.backend().(*IPVS)
+		ipvs.Timeouts = [3]time.Duration{10 * time.Minute, 0, 30 * time.Second}
+		return ipvs.setTimeouts(context.Background())
+	})
+	if got := w.nodes[0].Run("ipvsadm -l --timeout"); !strings.Contains(got, ": 600 120 30\n") {
+		t.Error(got)
+	}
 	var lines []string
 	for line := range strings.Lines(w.nodes[0].Run("ipvsadm -ln")) {
 		lines = append(lines, strings.TrimRight(line, " \n"))

@@ -52,6 +52,9 @@ func New(config Config, nodeName string, c *client.Client, log *slog.Logger) (*P
 	if err := validate(&config.KubeProxyConfiguration); err != nil {
 		return nil, err
 	}
+	for _, name := range withoutEffect(&config.KubeProxyConfiguration) {
+		log.Warn("This field of the configuration has no effect here", "key", name)
+	}
 	const notOurs = "!" + serviceProxyName + ",!" + corev1.IsHeadlessService
 	p := &Proxy{
 		config: config, nodeName: nodeName, log: log, ready: make(chan struct{}), dirty: make(chan struct{}, 1),
@@ -183,6 +186,7 @@ func (p *Proxy) start(ctx context.Context) error {
 	var err error
 	p.backend, err = NewBackend(mode, p.config.HostRoot, p.family, p.log)
 	if ipvs, ok := p.backend.(*IPVS); ok {
+		ipvs.Timeouts = [3]time.Duration{config.IPVS.TCPTimeout.Duration, config.IPVS.TCPFinTimeout.Duration, config.IPVS.UDPTimeout.Duration}
 		for _, cidr := range config.IPVS.ExcludeCIDRs {
 			ipvs.Exclude = append(ipvs.Exclude, netip.MustParsePrefix(cidr)) // New has validated them
 		}

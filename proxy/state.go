@@ -290,7 +290,7 @@ func newServicePort(family Family, s *corev1.Service, port *corev1.ServicePort) 
 		ExternalIPs:   family.addresses(s.Spec.ExternalIPs),
 	}
 	clusterIPs := family.addresses(append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...))
-	if len(clusterIPs) == 0 || p.Protocol != "tcp" && p.Protocol != "udp" {
+	if len(clusterIPs) == 0 || p.Protocol != "tcp" && p.Protocol != "udp" || !isPort(port.Port) || port.NodePort != 0 && !isPort(port.NodePort) {
 		return nil, false
 	}
 	p.ClusterIP = clusterIPs[0]
@@ -337,7 +337,7 @@ func findCandidates(node Node, p *ServicePort, endpointSlices []*discoveryv1.End
 			continue
 		}
 		for _, port := range slice.Ports {
-			if port.Port == nil || value(port.Name) != p.Name.Port ||
+			if port.Port == nil || !isPort(*port.Port) || value(port.Name) != p.Name.Port ||
 				strings.ToLower(string(valueOr(port.Protocol, corev1.ProtocolTCP))) != p.Protocol {
 				continue
 			}
@@ -454,6 +454,8 @@ func hinted(node Node, all []candidate) []candidate {
 	}
 	return all
 }
+
+func isPort(n int32) bool { return n > 0 && n < 1<<16 }
 
 func value[T any](p *T) (v T) {
 	if p != nil {

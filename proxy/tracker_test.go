@@ -20,7 +20,7 @@ func TestTrackerForgetsNothing(t *testing.T) {
 	var tracker Tracker
 	backends := map[string]*ledger{modeNFTables: {}, modeIPVS: {}}
 	options := Options{MasqueradeBit: 14, Local: testPods}
-	for step := range 500 {
+	for step := range 200 {
 		for range 1 + random.IntN(4) {
 			i := random.IntN(8)
 			name := fmt.Sprintf("s%d", i)
@@ -46,7 +46,7 @@ func TestTrackerForgetsNothing(t *testing.T) {
 		for _, s := range endpointSlices {
 			sliceList = append(sliceList, s)
 		}
-		node := Node{Name: "node-0", Zone: fmt.Sprint(step / 100)}
+		node := Node{Name: "node-0", Zone: fmt.Sprint(step / 50)}
 		got, want := tracker.State(node, serviceList, sliceList), NewState(node, serviceList, sliceList)
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("step %d: %v, anew %v", step, got.Ports, want.Ports)

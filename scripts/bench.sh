@@ -70,5 +70,8 @@ go test -C test -run '^$' -bench Wire -benchtime 1x ./swap/flannel | grep -v -e 
 echo; echo "== Kubelets on their runtimes: from bound to Running, 50 at once, a node with 110" # KUBELET=path adds a real one, on containerd's
 if [ -n "${KUBELET:-}" ]; then export KUBELET=$(realpath "$KUBELET"); fi
 go test -C test -run '^$' -bench Kubelets -benchtime 1x -timeout 30m ./critest | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'
+echo; echo "== kube-proxies, each a process, on one API server" # KUBE_PROXY=path adds a real one
+if [ -n "${KUBE_PROXY:-}" ]; then export KUBE_PROXY=$(realpath "$KUBE_PROXY"); fi
+go test -C test -run '^$' -bench Proxies -benchtime 1x -timeout 30m ./swap/proxy | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'
 echo; echo "== CRI servers, ours and containerd's own, beside runc and a plugin alone"
 go test -C test -run '^$' -bench Runtimes -benchtime 1x ./critest | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'

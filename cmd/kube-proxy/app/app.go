@@ -71,6 +71,9 @@ func (o *options) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.IPVS.StrictARP, "ipvs-strict-arp", false, "answer ARP only for addresses of the asked link")
 	fs.DurationVar(&c.IPVS.SyncPeriod.Duration, "ipvs-sync-period", 0, "default 30s")
 	fs.DurationVar(&c.IPVS.MinSyncPeriod.Duration, "ipvs-min-sync-period", 0, "default 0")
+	fs.DurationVar(&c.IPVS.TCPTimeout.Duration, "ipvs-tcp-timeout", 0, "of idle connections in IPVS; 0 leaves the kernel's")
+	fs.DurationVar(&c.IPVS.TCPFinTimeout.Duration, "ipvs-tcpfin-timeout", 0, "the same after a FIN")
+	fs.DurationVar(&c.IPVS.UDPTimeout.Duration, "ipvs-udp-timeout", 0, "the same for UDP")
 	fs.BoolVar(&c.IPTables.MasqueradeAll, "masquerade-all", false, "masquerade everything that goes to a Service")
 	fs.DurationVar(&c.IPTables.SyncPeriod.Duration, "iptables-sync-period", 0, "default 30s")
 	fs.DurationVar(&c.IPTables.MinSyncPeriod.Duration, "iptables-min-sync-period", 0, "default 1s")
@@ -82,7 +85,7 @@ func (o *options) add(fs *pflag.FlagSet) {
 	fs.StringVar(&c.DetectLocal.InterfaceNamePrefix, "pod-interface-name-prefix", "", "the prefix, for InterfaceNamePrefix")
 	o.addConntrack(fs)
 	o.logging = flags.AddLogging(fs)
-	flags.AcceptIgnored(fs, "bind-address", "boot-id-file", "config-sync-period", "feature-gates", "ipvs-tcp-timeout", "ipvs-tcpfin-timeout", "ipvs-udp-timeout", "kube-api-burst", "kube-api-content-type",
+	flags.AcceptIgnored(fs, "bind-address", "boot-id-file", "config-sync-period", "feature-gates", "kube-api-burst", "kube-api-content-type",
 		"kube-api-qps", "machine-id-file", "oom-score-adj", "show-hidden-metrics-for-version")
 	flags.AcceptIgnoredBool(fs, "bind-address-hard-fail", "profiling")
 	flags.Refuse(fs, "init-only", "the limits of conntrack are set when kube-proxy starts, by itself")

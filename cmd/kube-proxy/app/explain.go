@@ -88,7 +88,7 @@ with --rules those in a file, as iptables-save, nft list table or render prints 
 // parsePacket reads the arguments; without a port it is 80.
 func parsePacket(source, destination, protocol string) (p proxy.Packet, err error) {
 	if p.Source, err = netip.ParseAddr(source); err != nil {
-		return p, fmt.Errorf("SRC: %w", err)
+		return p, fmt.Errorf("SRC: %q is not an IP address: packets know no names and a new one may come from any port", source)
 	}
 	if p.Destination, err = netip.ParseAddrPort(destination); err != nil {
 		ip, err := netip.ParseAddr(destination)
@@ -96,6 +96,9 @@ func parsePacket(source, destination, protocol string) (p proxy.Packet, err erro
 			return p, fmt.Errorf("DST: %q is neither an address nor ADDRESS:PORT", destination)
 		}
 		p.Destination = netip.AddrPortFrom(ip, 80)
+	}
+	if p.Destination.Port() == 0 {
+		return p, fmt.Errorf("DST: nobody listens on port 0")
 	}
 	p.Protocol = strings.ToLower(protocol)
 	if p.Protocol != "tcp" && p.Protocol != "udp" {

@@ -171,9 +171,13 @@ mode: ` + mode + "\n" + more
 
 // A try is one connection: which endpoint answered, and whom it saw.
 func try(ns *nstest.NS, protocol, address string) string {
+	return tryFor(2*patience, ns, protocol, address)
+}
+
+func tryFor(most time.Duration, ns *nstest.NS, protocol, address string) string {
 	var end string
 	_ = ns.Do(func() error {
-		conn, err := (&net.Dialer{Timeout: 2 * patience, Control: giveUp}).Dial(protocol, address)
+		conn, err := (&net.Dialer{Timeout: most, Control: giveUp}).Dial(protocol, address)
 		if err == nil {
 			defer conn.Close()
 			if protocol == "udp" {
