@@ -59,7 +59,9 @@ func podStatus(in statusInput) corev1.PodStatus {
 	}
 	for i := range in.pod.Spec.EphemeralContainers {
 		c := (*corev1.Container)(&in.pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
-		status.EphemeralContainerStatuses = append(status.EphemeralContainerStatuses, containerStatus(in, c))
+		s := containerStatus(in, c)
+		s.Ready, s.Started = false, nil // no probes and no traffic: nobody asks
+		status.EphemeralContainerStatuses = append(status.EphemeralContainerStatuses, s)
 	}
 	// Init containers are told in their order, the others by name.
 	for _, list := range [][]corev1.ContainerStatus{status.ContainerStatuses, status.EphemeralContainerStatuses} {

@@ -78,6 +78,9 @@ func (c *containerCheck) common(at *field.Path, k *corev1.Container) {
 	oneOf(c.report, at.Child("imagePullPolicy"), k.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 	checkResources(c.report, at.Child("resources"), &k.Resources)
 	checkSecurityContext(c.report, at.Child("securityContext"), k.SecurityContext)
+	if sc := k.SecurityContext; sc != nil && deref(sc.ProcMount) == corev1.UnmaskedProcMount && (c.pod.HostUsers == nil || *c.pod.HostUsers) {
+		c.invalid(at.Child("securityContext", "procMount"), *sc.ProcMount, "`hostUsers` must be false to use `Unmasked`")
+	}
 	if k.RestartPolicy != nil {
 		ifSet(c.report, at.Child("restartPolicy"), *k.RestartPolicy, corev1.ContainerRestartPolicyAlways,
 			corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
