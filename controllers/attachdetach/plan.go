@@ -51,7 +51,7 @@ type plan struct {
 
 // planNode compares what a node's pods use with what is attached to it.
 //
-// Upstream: kubernetes pkg/controller/volume/attachdetach/reconciler
+// Upstream: kubernetes pkg/controller/volume/attachdetach/reconciler.
 //
 // LAB 22 attach: twice a comparison. What is used and not here is to be attached,
 // or is blocked by another node (shared, find); what is here, not being deleted,

@@ -14,7 +14,7 @@ import (
 // who knows the node.
 //
 // Upstream: kubernetes component-helpers storage/volume FindMatchingVolume;
-// pkg/controller/volume/persistentvolume/index.go findBestMatchForClaim
+// pkg/controller/volume/persistentvolume/index.go findBestMatchForClaim.
 //
 // LAB 22 choose: go through the volumes. api/claims knows all questions that
 // there are: Large, Modes, Mode, SameAttributes, Promised, VolumeClass and Class,

@@ -235,10 +235,19 @@ func attachOnce(ctx context.Context, r *rack) error {
 			return err
 		}
 	}
-	if err := r.has(ctx, r.name, "attach-data", 1); err != nil {
+	// A third pod, and by the time that its volume is asked for all is decided.
+	if err := r.volume(ctx, "attach-more", corev1.ReadWriteOnce); err != nil {
 		return err
 	}
-	return r.settled(ctx, r.name)
+	if err := r.pod(ctx, "attach-c", r.name, "attach-more"); err != nil {
+		return err
+	}
+	for _, volume := range []string{"attach-more", "attach-data"} {
+		if err := r.has(ctx, r.name, volume, 1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func toldWhenAttached(ctx context.Context, r *rack) error {
@@ -386,10 +395,13 @@ func going(ctx context.Context, r *rack) error {
 	}); err != nil {
 		return err
 	}
+	if err := r.settled(ctx, r.name); err != nil {
+		return fmt.Errorf("going-data is being detached: %w", err)
+	}
 	if err := r.pod(ctx, "again", r.name, "going-data"); err != nil {
 		return err
 	}
-	if err := r.settled(ctx, r.name); err != nil {
+	if err := r.settled(ctx, r.name, "going-marker-1"); err != nil {
 		return fmt.Errorf("going-data is being detached, and a pod wants it again: %w", err)
 	}
 	deleted := len(r.wire.wrote("DELETE /apis/storage.k8s.io/v1/volumeattachments/" + found[0].Name))
