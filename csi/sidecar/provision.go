@@ -58,7 +58,8 @@ func (s *Sidecar) wants(claim *corev1.PersistentVolumeClaim) bool {
 // unwanted: the claim is gone, and the volume is to go with it.
 func (s *Sidecar) unwanted(volume *corev1.PersistentVolume) bool {
 	return volume.Annotations[claims.ProvisionedBy] == s.driver.name && volume.Spec.CSI != nil && volume.Status.Phase == corev1.VolumeReleased &&
-		volume.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete
+		volume.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete &&
+		(volume.DeletionTimestamp == nil || slices.Contains(volume.Finalizers, deleteFinalizer)) // otherwise our part is done
 }
 
 func (s *Sidecar) provisionOrDelete(ctx context.Context, key string) error {
