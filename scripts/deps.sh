@@ -22,13 +22,13 @@ need_command curl curl
 need_command openssl openssl
 need_command nsenter util-linux
 need_command mount mount
+need_command busybox busybox-static # what critest's images are made of, and a virtual machine's first process
 [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates
 # The header and the static library alone are no use without libc's own headers, which gcc only recommends.
 [ -e /usr/include/stdio.h ] || need libc6-dev
 [ -e /usr/include/seccomp.h ] || need libseccomp-dev
 if [ "${1:-}" = vm ]; then
 	need_command qemu-system-x86_64 qemu-system-x86
-	need_command busybox busybox-static
 	need_command ipset ipset
 	need_command ipvsadm ipvsadm
 	need_command depmod kmod
