@@ -24,9 +24,7 @@ type health struct {
 	limit    time.Duration
 	log      *slog.Logger
 	registry *prometheus.Registry
-	duration prometheus.Histogram
-	lastSync prometheus.Gauge
-	failures prometheus.Counter
+	metrics  metrics
 
 	mu         sync.Mutex // guards all below
 	pending    time.Time  // when the oldest change came that is not written; zero: none
@@ -42,17 +40,52 @@ type serviceCheck struct {
 }
 
 func newHealth(syncPeriod time.Duration, log *slog.Logger) *health {
-	h := &health{limit: 2 * syncPeriod, log: log, registry: prometheus.NewRegistry(), eligible: true, lastUpdate: time.Now(),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubeproxy_sync_proxy_rules_duration_seconds",
-			Help: "SyncProxyRules latency in seconds", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}),
-		lastSync: prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-			Help: "The last time proxy rules were successfully synced"}),
-		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
-			Help: "Cumulative proxy iptables restore failures"}),
-	}
-	h.registry.MustRegister(h.duration, h.lastSync, h.failures)
+	h := &health{limit: 2 * syncPeriod, log: log, registry: prometheus.NewRegistry(), eligible: true, lastUpdate: time.Now()}
+	h.metrics = newMetrics(h.registry)
 	return h
 }
+
+// metrics have upstream's names and labels.
+//
+// Upstream: kubernetes pkg/proxy/metrics/metrics.go
+type metrics struct {
+	duration                                      *prometheus.HistogramVec
+	lastSync, lastQueued, noLocal                 *prometheus.GaugeVec
+	iptablesFailures, nftFailures, healthz, livez *prometheus.CounterVec
+	services, endpoints                           prometheus.Counter
+}
+
+func newMetrics(registry *prometheus.Registry) metrics {
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Subsystem: "kubeproxy", Name: name, Help: help}, labels)
+		registry.MustRegister(v)
+		return v
+	}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: "kubeproxy", Name: name, Help: help}, labels)
+		registry.MustRegister(v)
+		return v
+	}
+	const family = "ip_family"
+	m := metrics{
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Subsystem: "kubeproxy", Name: "sync_proxy_rules_duration_seconds",
+			Help: "SyncProxyRules latency in seconds", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{family}),
+		lastSync:         gauge("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced", family),
+		lastQueued:       gauge("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued", family),
+		noLocal:          gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", "traffic_policy", family),
+		iptablesFailures: counter("sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", family),
+		nftFailures:      counter("sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures", family),
+		healthz:          counter("proxy_healthz_total", "Cumulative proxy healthz HTTP status", "code"),
+		livez:            counter("proxy_livez_total", "Cumulative proxy livez HTTP status", "code"),
+		services:         counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes").WithLabelValues(),
+		endpoints:        counter("sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes").WithLabelValues(),
+	}
+	registry.MustRegister(m.duration)
+	return m
+}
+
+// label is the family's word there.
+func (f Family) label() string { return f.either("IPv4", "IPv6") }
 
 func (h *health) queued() {
 	h.mu.Lock()
@@ -69,7 +102,13 @@ func (h *health) updated() {
 	h.lastUpdate = time.Now()
 }
 
-func (h *health) failed() { h.failures.Inc() }
+func (h *health) failed(f Family) {
+	failures := h.metrics.iptablesFailures
+	if h.mode == modeNFTables {
+		failures = h.metrics.nftFailures
+	}
+	failures.WithLabelValues(f.label()).Inc()
+}
 
 func (h *health) setEligible(eligible bool) {
 	h.mu.Lock()
@@ -79,17 +118,30 @@ func (h *health) setEligible(eligible bool) {
 
 func (h *health) synced(took time.Duration, state State) {
 	checks := map[uint16]serviceCheck{}
+	family := state.Family.label()
+	internal, external := 0, 0 // without an endpoint here that the policy asks for
 	for _, p := range state.Ports {
+		if p.InternalLocal && len(p.Local) == 0 && len(p.Cluster) > 0 {
+			internal++
+		}
+		if p.ExternalLocal && p.IsExternal() && len(p.Local) == 0 && len(p.Cluster) > 0 {
+			external++
+		}
 		if p.HealthCheckNodePort != 0 {
 			// All ports of a Service share its check.
 			n := max(len(p.ReadyHere), checks[p.HealthCheckNodePort].endpoints)
 			checks[p.HealthCheckNodePort] = serviceCheck{p.Name.Namespace, p.Name.Name, n}
 		}
 	}
-	h.duration.Observe(took.Seconds())
-	h.lastSync.SetToCurrentTime()
+	h.metrics.duration.WithLabelValues(family).Observe(took.Seconds())
+	h.metrics.lastSync.WithLabelValues(family).SetToCurrentTime()
+	h.metrics.noLocal.WithLabelValues("internal", family).Set(float64(internal))
+	h.metrics.noLocal.WithLabelValues("external", family).Set(float64(external))
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.pending.IsZero() {
+		h.metrics.lastQueued.WithLabelValues(family).Set(float64(h.pending.UnixNano()) / 1e9)
+	}
 	h.pending, h.lastUpdate, h.checks = time.Time{}, time.Now(), checks
 }
 
@@ -136,10 +188,16 @@ func (h *health) healthzMux() http.Handler {
 	answer := func(ofNode bool) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			ok, eligible, last := h.alive()
-			status := http.StatusOK
+			status, counted := http.StatusOK, h.metrics.livez
+			if ofNode {
+				counted = h.metrics.healthz
+			}
 			if !ok || ofNode && !eligible {
 				status = http.StatusServiceUnavailable
+			} else {
+				last = time.Now() // as it was when this said when the loop had last run
 			}
+			counted.WithLabelValues(strconv.Itoa(status)).Inc()
 			body := map[string]any{"lastUpdated": last.String(), "currentTime": time.Now().String()}
 			if ofNode {
 				body["nodeEligible"] = eligible

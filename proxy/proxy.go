@@ -63,8 +63,14 @@ func New(config Config, nodeName string, c *client.Client, log *slog.Logger) (*P
 		nodes:    client.NewInformer(client.For(c, client.Nodes), client.InformerOptions[*corev1.Node]{FieldSelector: "metadata.name=" + nodeName, Logger: log}),
 	}
 	p.health = newHealth(modeSection(&config.KubeProxyConfiguration).syncPeriod, log)
-	p.services.OnChange(func(old, new *corev1.Service) { p.changed() })
-	p.slices.OnChange(func(old, new *discoveryv1.EndpointSlice) { p.changed() })
+	p.services.OnChange(func(old, new *corev1.Service) {
+		p.health.metrics.services.Inc()
+		p.changed()
+	})
+	p.slices.OnChange(func(old, new *discoveryv1.EndpointSlice) {
+		p.health.metrics.endpoints.Inc()
+		p.changed()
+	})
 	p.nodes.OnChange(func(old, new *corev1.Node) {
 		// A node's status beats like a heart; only this is of interest.
 		if old == nil || new == nil || old.Labels[corev1.LabelTopologyZone] != new.Labels[corev1.LabelTopologyZone] || !reflect.DeepEqual(old.Spec.PodCIDRs, new.Spec.PodCIDRs) ||
@@ -143,7 +149,7 @@ func (p *Proxy) loop(ctx context.Context) error {
 		pause := p.section.minSyncPeriod
 		if err := p.sync(ctx); err != nil && ctx.Err() == nil {
 			p.log.Error("Could not bring the rules up to date; will try again", "err", err)
-			p.health.failed()
+			p.health.failed(p.family)
 			p.changed()
 			pause = max(pause, retryInterval)
 		}
