@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
+	"tinykube/api/version"
 	"tinykube/client"
 	"tinykube/flannel"
 	"tinykube/flannel/etcd"
@@ -69,6 +70,10 @@ func NewCommand() *cobra.Command {
 		if help, _ := cmd.Flags().GetBool("help"); help {
 			return cmd.Help()
 		}
+		if show, _ := cmd.Flags().GetBool("version"); show {
+			fmt.Fprintln(cmd.OutOrStdout(), cmd.Name(), version.Git)
+			return nil
+		}
 		if extra := cmd.Flags().Args(); len(extra) > 0 {
 			return fmt.Errorf("unexpected argument %q", extra[0])
 		}
@@ -79,6 +84,7 @@ func NewCommand() *cobra.Command {
 
 func (o *options) add(fs *pflag.FlagSet) {
 	fs.Bool("help", false, "show this help")
+	fs.Bool("version", false, "show the version")
 	fs.BoolVar(&o.kube, "kube-subnet-mgr", false, "learn of nodes from the Kubernetes API")
 	fs.StringVar(&o.nodeFile, "node-file", "", "learn of nodes from a file with a line NAME SUBNET PUBLIC-IP per node")
 	fs.StringVar(&o.config.NodeName, "node-name", os.Getenv("NODE_NAME"), "this node's name; default $NODE_NAME, then the host's name")
@@ -108,6 +114,8 @@ func (o *options) add(fs *pflag.FlagSet) {
 	o.logging = flags.AddLogging(fs)
 	flags.AcceptIgnored(fs, "public-ipv6")
 	flags.AcceptIgnoredBool(fs, "ip-masq-fully-random-disable")
+	flags.AcceptIgnored(fs, "log_backtrace_at")
+	flags.Refuse(fs, "ip-blackhole-route", "not built; with the bridge plugin the node has a route for its pods")
 	flags.Refuse(fs, "iface-regex", "name the interface with --iface")
 	flags.Refuse(fs, "iface-can-reach", "name the interface with --iface")
 }

@@ -89,6 +89,7 @@ func TestBadInput(t *testing.T) {
 	for want, args := range map[string][]string{
 		"unknown flag":      {"--no-such-flag"},
 		"1 to 1439 minutes": {"--subnet-lease-renew-margin", "0"},
+		"not built":         {"-ip-blackhole-route"},
 		"name the interfac": {"--iface-regex", "eth.*"},
 		"not an IPv4":       {"--public-ip", "x"},
 		"network config":    {"--kube-subnet-mgr", "--net-config-path", "/nowhere"},
