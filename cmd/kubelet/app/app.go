@@ -17,6 +17,7 @@ import (
 
 	"tinykube/api/version"
 	"tinykube/internal/flags"
+	"tinykube/internal/heapfloor"
 	"tinykube/kubelet"
 )
 
@@ -69,6 +70,7 @@ func NewCommand() *cobra.Command {
 }
 
 func (o *options) run(ctx context.Context, fs *pflag.FlagSet) error {
+	heapfloor.Tight() // most of it are the pods, which change seldom
 	log := o.logging.Logger("kubelet")
 	file, err := kubelet.LoadConfiguration(o.config, o.configDir)
 	if err != nil {
