@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"tinykube/internal/reference"
 )
@@ -33,9 +34,10 @@ func build(t *testing.T, name, tags string) string {
 // The table of proxy tests runs in mode ipvs, on a kernel that has it.
 func TestIPVS(t *testing.T) {
 	out := Run(t, Machine{
+		Timeout:  15 * time.Minute, // on a machine that is busy
 		Programs: network,
 		Files:    map[string]string{"/proxy/proxy.test": build(t, "./proxy", "ipvs"), "/proxy/testdata": filepath.Join(reference.Checkout(t), "proxy/testdata")},
-		Script:   "modprobe -a ip_vs ip_vs_rr dummy nf_conntrack br_netfilter; cd /proxy && ./proxy.test -test.v -test.run '^Test/ipvs|SwitchModes|IPVS'",
+		Script:   "modprobe -a ip_vs ip_vs_rr dummy nf_conntrack br_netfilter; cd /proxy && ./proxy.test -test.v -test.run '^Test/ipvs|SwitchModes|IPVS' -test.skip 'Huge|Tracker|Legacy'",
 	})
 	t.Log(out)
 	if !strings.Contains(out, "--- PASS: TestReachability/ipvs-ip") {
