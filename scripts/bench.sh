@@ -75,3 +75,6 @@ if [ -n "${KUBE_PROXY:-}" ]; then export KUBE_PROXY=$(realpath "$KUBE_PROXY"); f
 go test -C test -run '^$' -bench Proxies -benchtime 1x -timeout 30m ./swap/proxy | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'
 echo; echo "== CRI servers, ours and containerd's own, beside runc and a plugin alone"
 go test -C test -run '^$' -bench Runtimes -benchtime 1x ./critest | grep -v -e '^goos' -e '^goarch' -e '^cpu' -e '^Benchmark' -e '^PASS'
+echo; echo "== From a claim to a running pod, beside the driver's own calls" # CSI_SIDECARS=folder adds the real sidecars
+if [ -n "${CSI_SIDECARS:-}" ]; then export CSI_SIDECARS=$(realpath "$CSI_SIDECARS"); fi
+go test -C test -count=1 -run '^TestSpeedOfClaims$' -timeout 30m ./swap | grep -v -e '^PASS' -e '^ok'

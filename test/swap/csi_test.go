@@ -116,6 +116,9 @@ func (c *clusterUnderTest) prepareCSI(driver, folder string) *csiSwap {
 	*containers = append(*containers, corev1.Container{Name: "snapshot-controller", Image: "registry.k8s.io/sig-storage/snapshot-controller:v8.6.0", Args: []string{"--v=5"}})
 	dir := c.t.TempDir()
 	for i, part := range csiParts {
+		if i == 0 && driver == "" || i > 0 && folder == "" { // not among what is tried
+			continue
+		}
 		spec := image.Spec{Layers: []image.Layer{image.Base()}, Config: v1.Config{Env: []string{image.DefaultPath}, WorkingDir: "/"}}
 		program := filepath.Join(folder, part.real)
 		if i == 0 {

@@ -7,8 +7,8 @@
 // The folder controllers does the same to the controller manager, the folder
 // flannel to flanneld, network_test.go to kube-proxy and cni_test.go to the CNI
 // plugins, under traffic, csi_test.go to the hostpath driver and the sidecars of
-// kubernetes-csi. order_test.go swaps nothing: it starts our own programs in
-// every order.
+// kubernetes-csi. order_test.go and moves_test.go swap nothing: the one starts
+// our own programs in every order, the other moves pods with claims between nodes.
 //
 // The programs are given by path, in $KUBE_SCHEDULER, $KUBE_CONTROLLER_MANAGER,
 // $KUBECTL, $KUBE_APISERVER, $KUBELET, $KUBE_PROXY, $FLANNELD, $CNI_BIN, $CSI_DRIVER

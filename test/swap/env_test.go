@@ -76,6 +76,12 @@ func start(t *testing.T, path string, args ...string) {
 // eventually waits until the condition holds and fails the test otherwise.
 func eventually(t *testing.T, what string, holds func(ctx context.Context) (bool, error)) {
 	t.Helper()
+	within(t, patience, what, holds)
+}
+
+// within is eventually for what takes its time.
+func within(t *testing.T, patience time.Duration, what string, holds func(ctx context.Context) (bool, error)) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -1,0 +1,171 @@
+package swap
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"tinykube/internal/reference"
+)
+
+// TestVolumesFollowPods swaps nothing: it runs a StatefulSet with claims, and
+// then pods and nodes go. Each pod must always find its own data, on whatever
+// node it comes up, and no volume may be on two nodes at once: the driver
+// refuses that.
+func TestVolumesFollowPods(t *testing.T) {
+	c := up(t, "--nodes", "3", "--api-port", "26444")
+	disk := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(disk, "driver"), "tinykube/test/swap/shareddriver").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, node := range []string{"node-0", "node-1", "node-2"} {
+		c.share(disk, node)
+	}
+	c.run("", "kubectl", "apply", "-f", "testdata/shareddriver.yaml")
+	manifest, err := os.ReadFile(reference.Path(t, "manifests/apps/minio/statefulset.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Its image is nowhere to be had, and its host port lets only one pod onto a node.
+	text := strings.NewReplacer("image: minio/minio:latest", "image: tinykube.local/tools:v1\n        command: [sh, -c, \"exec sleep 1000000\", its-arguments]", "hostPort: 9000", "name: api").Replace(string(manifest))
+	c.apply(text)
+	f := &follower{clusterUnderTest: c, pods: 4, data: map[string]string{}}
+	f.settled("at first", "")
+	for i := range f.pods {
+		name := fmt.Sprint("minio-", i)
+		c.run("", "kubectl", "exec", name, "--", "sh", "-c", "echo data of "+name+" > /data/file && sync")
+		f.data[name] = "data of " + name
+	}
+
+	c.run("", "kubectl", "delete", "pod", "minio-0", "minio-2", "--grace-period=1", "--timeout=120s")
+	f.settled("after two pods were deleted", "")
+
+	c.run("", "kubectl", "drain", "node-1", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=1", "--timeout=120s")
+	f.settled("after node-1 was drained", "node-2")
+	c.run("", "kubectl", "uncordon", "node-1")
+
+	// The plug is pulled, and somebody says that nothing runs there any more.
+	c.pullPlug("node-2")
+	within(t, 5*patience, "node-2 is missed", func(context.Context) (bool, error) {
+		out, err := c.try("", "kubectl", "get", "node", "node-2", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
+		return err == nil && out == "Unknown", fmt.Errorf("%s %v", out, err)
+	})
+	c.run("", "kubectl", "taint", "node", "node-2", "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute")
+	f.settled("after node-2 was lost", "node-1")
+
+	c.run("", "kubectl", "taint", "node", "node-2", "node.kubernetes.io/out-of-service-") // which keeps flannel away, too
+	c.run("", "up")
+	c.share(disk, "node-2")
+	c.run("", "kubectl", "wait", "--for=condition=Ready", "node/node-2", "--timeout=120s")
+	within(t, 5*patience, "node-2 has taken its own leftovers away", func(context.Context) (bool, error) {
+		out := c.run("", "node", "shell", "node-2", "--", "sh", "-c", "ls -d /var/lib/kubelet/pods/*/volumes/kubernetes.io~csi/* /var/lib/kubelet/plugins/kubernetes.io/csi/*/* 2>/dev/null; true")
+		return strings.TrimSpace(out) == "", fmt.Errorf("%s", out)
+	})
+	f.settled("when node-2 is back", "node-1")
+
+	c.run("", "kubectl", "delete", "statefulset", "minio", "--cascade=foreground", "--timeout=120s")
+	c.run("", "kubectl", "delete", "pvc", "--all", "--timeout=120s")
+	within(t, 5*patience, "nothing is left on the disk", func(context.Context) (bool, error) {
+		volumes, _ := os.ReadDir(filepath.Join(disk, "volumes"))
+		attached, _ := os.ReadDir(filepath.Join(disk, "attached"))
+		return len(volumes) == 0 && len(attached) == 0, fmt.Errorf("%v %v", volumes, attached)
+	})
+}
+
+// follower knows what each pod has written.
+type follower struct {
+	*clusterUnderTest
+	pods int
+	data map[string]string
+}
+
+// settled waits until all pods are ready, on that node if one is named, each
+// with its data, and exactly their volumes are attached.
+func (f *follower) settled(when, node string) {
+	f.t.Helper()
+	within(f.t, 5*patience, "all pods are ready "+when, func(context.Context) (bool, error) {
+		out, err := f.try("", "kubectl", "get", "pods", "-l", "app=minio", "-o",
+			`jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.conditions[?(@.type=="Ready")].status} {.metadata.deletionTimestamp}{"\n"}{end}`)
+		ready := 0
+		for line := range strings.Lines(out) {
+			if fields := strings.Fields(line); len(fields) == 3 && fields[2] == "True" && (node == "" || fields[1] == node) {
+				ready++
+			}
+		}
+		return err == nil && ready == f.pods, fmt.Errorf("%s %v", out, err)
+	})
+	for name, want := range f.data {
+		if got := f.run("", "kubectl", "exec", name, "--", "cat", "/data/file"); strings.TrimSpace(got) != want {
+			f.t.Errorf("%s: %s has %q, want %q", when, name, got, want)
+		}
+	}
+	within(f.t, 5*patience, "the attachments are those of the pods "+when, func(context.Context) (bool, error) {
+		out, err := f.try("", "kubectl", "get", "volumeattachments", "-o", `jsonpath={range .items[*]}{.spec.nodeName} {.status.attached}{"\n"}{end}`)
+		return err == nil && strings.Count(out, " true\n") == f.pods && strings.Count(out, "\n") == f.pods && (node == "" || strings.Count(out, node) == f.pods), fmt.Errorf("%s %v", out, err)
+	})
+	f.t.Logf("%s:\n%s%s", when, f.run("", "kubectl", "get", "pods", "-l", "app=minio", "-o", "wide"), f.run("", "kubectl", "get", "volumeattachments"))
+}
+
+// pid is that of a node's first process.
+func (c *clusterUnderTest) pid(node string) int {
+	c.t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.dir, "nodes", node, "pid"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return pid
+}
+
+func (c *clusterUnderTest) pullPlug(node string) {
+	c.t.Helper()
+	if err := syscall.Kill(c.pid(node), syscall.SIGKILL); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// share shows a folder of the machine to a node, at /var/lib/shared, as mounting
+// a file server's would.
+func (c *clusterUnderTest) share(folder, node string) {
+	c.t.Helper()
+	c.run("", "node", "shell", node, "--", "mkdir", "-p", "/var/lib/shared")
+	tree, err := unix.OpenTree(unix.AT_FDCWD, folder, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer unix.Close(tree)
+	done, pid := make(chan error), c.pid(node)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread dies with its namespace
+		done <- func() error {
+			namespace, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+			if err != nil {
+				return err
+			}
+			defer namespace.Close()
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return err
+			}
+			if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil {
+				return err
+			}
+			return unix.MoveMount(tree, "", unix.AT_FDCWD, "/var/lib/shared", unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}()
+	}()
+	if err := <-done; err != nil {
+		c.t.Fatalf("share %s with %s: %v", folder, node, err)
+	}
+}
