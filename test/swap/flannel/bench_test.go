@@ -39,13 +39,13 @@ func BenchmarkWire(b *testing.B) {
 			p.measure(b)
 		}
 	}
-	fmt.Printf("%-34s %8s %12s %10s %12s %10s\n", "", "Gbit/s", "÷ by hand", "µs", "÷ by hand", "MiB peak")
+	fmt.Printf("%-36s %8s %12s %10s %12s %10s\n", "", "Gbit/s", "÷ by hand", "µs", "÷ by hand", "MiB peak")
 	for _, p := range paths {
 		memory := ""
 		if p.network != nil {
 			memory = fmt.Sprintf("%.0f", p.network.memory())
 		}
-		fmt.Printf("%-34s %8.1f %12.2f %10.1f %12.2f %10s\n", p.name, median(p.rates), median(ratios(p.rates, paths[1].rates)),
+		fmt.Printf("%-36s %8.1f %12.2f %10.1f %12.2f %10s\n", p.name, median(p.rates), median(ratios(p.rates, paths[1].rates)),
 			median(p.latency), median(ratios(p.latency, paths[1].latency)), memory)
 	}
 }
