@@ -181,7 +181,8 @@ func hostLocalAdd(args *skel.CmdArgs) error {
 // LAB 18 allocate: store.reserve writes the file of an address, and answers false
 // if there is one already; set.after walks once around the set, without gateways,
 // beginning behind store.lastReserved. An address that was asked for and cannot
-// be had is an error, and so is a set with nothing left.
+// be had is an error ("… is not available …"), and so is a set with nothing left
+// ("no IP addresses available …").
 func allocate(store *store, owner owner, index int, set rangeSet, wanted, owned []netip.Addr) (netip.Addr, error) {
 	for _, ip := range owned {
 		if set.contains(ip) {

@@ -36,7 +36,7 @@ var addresses = suite{
 		{Name: wishes, Points: 2, Needs: []string{gives}, Hint: "wanted, before the search",
 			run: story("wish", small, wish("a", "10.1.0.5", "10.1.0.5"))},
 		{Name: "a wish for what somebody has is refused", Points: 1, Needs: []string{wishes}, Hint: "not another address instead: who asks for one has a reason",
-			run: story("taken", small, wish("a", "10.1.0.5", "10.1.0.5"), wishRefused("b", "10.1.0.5", "in use"), add("c", "10.1.0.6"))},
+			run: story("taken", small, wish("a", "10.1.0.5", "10.1.0.5"), wishRefused("b", "10.1.0.5", "is not available"), add("c", "10.1.0.6"))},
 		{Name: "a wish for the gateway's is refused", Points: 1, Needs: []string{wishes}, Hint: "set.rangeOf(ip).gateway",
 			run: story("gateway", small, add("b", "10.1.0.2"), wishRefused("a", "10.1.0.1", "gateway"))},
 		{Name: "of two ranges each gives one, and a wish is about its own", Points: 1, Needs: []string{wishes}, Hint: "owned and wanted may hold addresses of the other range: set.contains",

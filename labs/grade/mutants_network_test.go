@@ -21,7 +21,7 @@ var networkMutants = []mutant{
 	{"18", "says nothing when nothing is left", hostLocal, "return netip.Addr{}, fmt.Errorf(\"no IP addresses available in range set: %s\", set)", "return set[0].first, nil", "says so"},
 	{"18", "does not listen to wishes", hostLocal, "for _, ip := range wanted {\n\t\tif !set", "for _, ip := range wanted[:0] {\n\t\tif !set", "wishes"},
 	{"18", "gives another one for a wish that is taken", hostLocal,
-		"err = fmt.Errorf(\"requested address %s is in use\", ip)", "break", "is refused"},
+		"err = fmt.Errorf(\"requested IP address %s is not available in range set %s\", ip, set)", "break", "is refused"},
 	{"18", "gives the gateway's away", hostLocal, "if set.rangeOf(ip).gateway == ip {", "if false {", "the gateway's"},
 	{"18", "takes one of another range for its own", hostLocal, "\t\tif set.contains(ip) {\n\t\t\treturn ip, nil", "\t\tif true {\n\t\t\treturn ip, nil", "two ranges"},
 
