@@ -199,6 +199,7 @@ bench: build $(BIN)/critest-nginx ## figures of this machine, in one run
 .PHONY: critest
 critest: build $(BIN)/critest-nginx ## the suite for container runtimes on our CRI server and on containerd's: CRITEST=path
 	@test -x "$(CRITEST)" || { echo "usage: make critest CRITEST=path (of cri-tools v1.36)" >&2; exit 1; }
+	@scripts/deps.sh critest
 	CRITEST=$(abspath $(CRITEST)) $(GO) test -C test -count=1 -v -timeout 40m ./critest
 
 $(BIN)/critest-nginx: test/critest/nginx/main.go $(PARTS)/go-version

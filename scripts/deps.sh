@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the system packages that building and running tinykube needs, if any is missing. `make deps` calls it.
-# With the argument vm also those that tests in a virtual machine need.
+# With the argument vm or critest also those that tests in a virtual machine, or critest's images, need.
 #
 # What is looked for is the thing itself (a command, a header), not the package: a gcc or iptables from elsewhere is as
 # good. apt's lists are fetched only when the first try to install fails, as it does when they are missing or stale.
@@ -22,11 +22,11 @@ need_command curl curl
 need_command openssl openssl
 need_command nsenter util-linux
 need_command mount mount
-need_command busybox busybox-static # what critest's images are made of, and a virtual machine's first process
 [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates
 # The header and the static library alone are no use without libc's own headers, which gcc only recommends.
 [ -e /usr/include/stdio.h ] || need libc6-dev
 [ -e /usr/include/seccomp.h ] || need libseccomp-dev
+case "${1:-}" in vm | critest) need_command busybox busybox-static ;; esac # a virtual machine's first process, what critest's images are made of
 if [ "${1:-}" = vm ]; then
 	need_command qemu-system-x86_64 qemu-system-x86
 	need_command ipset ipset

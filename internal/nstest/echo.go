@@ -96,3 +96,25 @@ func Exchange(conn net.Conn) (name, seen string, err error) {
 	_, err = fmt.Sscan(string(data), &name, &seen)
 	return name, seen, err
 }
+
+// Relay makes a server of the test's own namespace, at to, reachable at address
+// inside the namespace, until the test ends.
+func (ns *NS) Relay(address, to string) {
+	ns.tb.Helper()
+	listener := ns.Listen(address)
+	go func() {
+		for {
+			in, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(out, in); out.Close() }()
+			go func() { _, _ = io.Copy(in, out); in.Close() }()
+		}
+	}()
+}

@@ -147,22 +147,7 @@ func (n *network) connected(when string) {
 // every machine.
 func (n *network) relay(port, to string) {
 	for _, node := range n.nodes {
-		listener := node.Listen("127.0.0.1:" + port)
-		go func() {
-			for {
-				in, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				out, err := net.Dial("tcp", to)
-				if err != nil {
-					in.Close()
-					continue
-				}
-				go func() { _, _ = io.Copy(out, in); out.Close() }()
-				go func() { _, _ = io.Copy(in, out); in.Close() }()
-			}
-		}()
+		node.Relay("127.0.0.1:"+port, to)
 	}
 }
 

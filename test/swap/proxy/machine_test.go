@@ -110,29 +110,9 @@ func newMachine(a *api, name string) *machine {
 		}
 		m.clients[fmt.Sprintf("pod 10.244.0.%d", n)] = pod
 	}
-	relay(m.node, strings.TrimPrefix(a.env.Config.Host, "https://"))
+	host := strings.TrimPrefix(a.env.Config.Host, "https://")
+	m.node.Relay(host, host)
 	return m
-}
-
-// relay makes a server of the test's own namespace reachable at the same address
-// of loopback in another.
-func relay(ns *nstest.NS, address string) {
-	listener := ns.Listen(address)
-	go func() {
-		for {
-			in, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.Dial("tcp", address)
-			if err != nil {
-				in.Close()
-				continue
-			}
-			go func() { _, _ = io.Copy(out, in); out.Close() }()
-			go func() { _, _ = io.Copy(in, out); in.Close() }()
-		}
-	}()
 }
 
 // programs are ours and, where it is given, theirs.
