@@ -222,7 +222,7 @@ func TestTimelineProgressDeadline(t *testing.T) {
 		began := l.note("version 2, whose pods never become ready; progressDeadlineSeconds is 600")
 		l.until("ReplicaSetUpdated", progressing(corev1.ConditionTrue, "ReplicaSetUpdated"))
 		ended := l.until("ProgressDeadlineExceeded", progressing(corev1.ConditionFalse, "ProgressDeadlineExceeded"))
-		between(t, "ProgressDeadlineExceeded", ended-began, 600*time.Second, 606*time.Second)
+		between(t, "ProgressDeadlineExceeded", ended-began, 599*time.Second, 606*time.Second) // conditions have times in whole seconds
 		if d := get(c, client.Deployments, ns, "web"); d.Status.AvailableReplicas < 2 {
 			t.Errorf("%d pods of version 1 are left", d.Status.AvailableReplicas)
 		}

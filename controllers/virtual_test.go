@@ -171,7 +171,7 @@ func TestNodeDeleted(t *testing.T) {
 		took := c.until("pods of the node gone", 5*time.Minute, func() bool {
 			return !slices.ContainsFunc(c.pods(), func(pod *corev1.Pod) bool { return pod.Spec.NodeName == "node-1" })
 		})
-		between(t, "removal", took, 40*time.Second, 61*time.Second)
+		between(t, "removal", took, 39*time.Second, 61*time.Second)
 		c.until("replacements", 10*time.Second, func() bool { return len(c.pods()) == 4 })
 		c.quiet()
 	})
@@ -189,7 +189,7 @@ func TestProgressDeadlineInTime(t *testing.T) {
 				return c.Reason == "ProgressDeadlineExceeded" && c.Status == corev1.ConditionFalse
 			})
 		})
-		between(t, "ProgressDeadlineExceeded", took, 600*time.Second, 605*time.Second)
+		between(t, "ProgressDeadlineExceeded", took, 599*time.Second, 606*time.Second) // conditions have times in whole seconds
 		c.quiet()
 	})
 }
