@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"tinykube"
 	"tinykube/labs/exercise"
@@ -18,6 +19,8 @@ var apart = [][]string{{"04", "05", "13"}, {"12"}, {"14"}}
 // The grader is held to what it asks of others. A tree in which nothing is
 // written scores nothing on every check; the source as it is scores all.
 func TestBlankScoresNothing(t *testing.T) {
+	defer func(before time.Duration) { patience = before }(patience)
+	patience = 3 * time.Second
 	var others []string
 	for number := range suites {
 		if !slices.Contains(slices.Concat(apart...), number) {

@@ -127,12 +127,9 @@ func (b *bench) scrape(ctx context.Context) (total int, err error) {
 	return total, err
 }
 
-// managerPatience is for what a controller should do at once.
-const managerPatience = 15 * time.Second
-
 // until waits for the reader's manager to have made something so.
 func (b *bench) until(ctx context.Context, wrong func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, managerPatience)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return b.manager.until(ctx, wrong)
 }

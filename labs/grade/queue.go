@@ -256,8 +256,8 @@ func goHome(ctx context.Context, b *bench) error {
 	}
 	select {
 	case <-b.manager.ended:
-	case <-time.After(managerPatience):
-		return fmt.Errorf("%v after SIGTERM the program still runs", managerPatience)
+	case <-time.After(patience):
+		return fmt.Errorf("%v after SIGTERM the program still runs", patience)
 	}
 	if b.manager.err != nil {
 		return fmt.Errorf("it ended with: %w\n%s", b.manager.err, said(b.manager.dir))

@@ -120,12 +120,9 @@ func (s *stage) writes(ctx context.Context, names ...string) ([]told, error) {
 	return all, nil
 }
 
-// eventPatience is for an event that should come at once.
-const eventPatience = 8 * time.Second
-
 // next is the next event of a watch.
 func next(ctx context.Context, w *configMaps) (told, error) {
-	timer := time.NewTimer(eventPatience)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case event, open := <-w.Events:
@@ -137,7 +134,7 @@ func next(ctx context.Context, w *configMaps) (told, error) {
 		}
 		return told{event.Type, event.Object.Name, event.Object.ResourceVersion}, nil
 	case <-timer.C:
-		return told{}, fmt.Errorf("no event within %v", eventPatience)
+		return told{}, fmt.Errorf("no event within %v", patience)
 	case <-ctx.Done():
 		return told{}, ctx.Err()
 	}
@@ -368,7 +365,7 @@ func (b *bench) oldest(ctx context.Context, s *stage, otherwise string) string {
 			return otherwise
 		}
 		return strconv.FormatInt(floor, 10)
-	case <-time.After(eventPatience):
+	case <-time.After(patience):
 		return otherwise
 	}
 }
@@ -386,7 +383,7 @@ func replayExpired(ctx context.Context, b *bench) error {
 			return nil
 		}
 		return fmt.Errorf("the watch says %s %v, and should say ERROR with 410 Expired", event.Type, event.Status)
-	case <-time.After(eventPatience):
+	case <-time.After(patience):
 		return errors.New("the watch says nothing, and what it has missed will never be told")
 	}
 }

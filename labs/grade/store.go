@@ -351,7 +351,7 @@ func answerLost(ctx context.Context, b *bench) error {
 
 // finalizers waits until an object has at least n of them; more are too many.
 func (r *record) finalizers(ctx context.Context, n int) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		object, err := r.straight.Get(ctx, namespace, r.name)
@@ -362,7 +362,7 @@ func (r *record) finalizers(ctx context.Context, n int) error {
 			return fmt.Errorf("what was to be added once is there %d times", len(object.Finalizers)-1)
 		}
 		if late := sleep(ctx); late != nil {
-			return fmt.Errorf("not within 5 s (%v)", err)
+			return fmt.Errorf("not within %v (%v)", patience, err)
 		}
 	}
 }
