@@ -33,6 +33,7 @@ import (
 	"tinykube/controllers/ttl"
 	"tinykube/controllers/ttlafterfinished"
 	"tinykube/controllers/volumebinder"
+	"tinykube/controllers/volumeexpander"
 	"tinykube/controllers/volumeprotection"
 )
 
@@ -93,6 +94,7 @@ var registry = []entry{
 	plain("service-lb-controller", "service", servicelb.Register),
 
 	plain("persistentvolume-binder-controller", "persistentvolume-binder", volumebinder.Register),
+	plain("persistentvolume-expander-controller", "persistentvolume-expander", volumeexpander.Register),
 	plain("persistentvolume-attach-detach-controller", "attachdetach", attachdetach.Register),
 	plain("persistentvolumeclaim-protection-controller", "pvc-protection", volumeprotection.RegisterClaims),
 	plain("persistentvolume-protection-controller", "pv-protection", volumeprotection.RegisterVolumes),
@@ -120,7 +122,6 @@ var registry = []entry{
 	{name: "endpointslice-mirroring-controller", alias: "endpointslicemirroring"},
 	{name: "horizontal-pod-autoscaler-controller", alias: "horizontalpodautoscaling"},
 	{name: "legacy-serviceaccount-token-cleaner-controller", alias: "legacy-service-account-token-cleaner"},
-	{name: "persistentvolume-expander-controller", alias: "persistentvolume-expander"},
 	{name: "service-cidr-controller", alias: "service-cidr-controller"},
 	{name: "validatingadmissionpolicy-status-controller", alias: "validatingadmissionpolicy-status"},
 }

@@ -16,7 +16,7 @@ func TestSelect(t *testing.T) {
 		{flag: nil, run: "deployment-controller"},
 		{flag: []string{"*", "bootstrapsigner", "tokencleaner"}, run: "token-cleaner-controller"},
 		{flag: []string{"*"}, run: "statefulset-controller", notRun: "bootstrap-signer-controller"},
-		{flag: []string{"persistentvolume-expander"}, missing: "persistentvolume-expander-controller"},
+		{flag: []string{"endpointslicemirroring"}, missing: "endpointslice-mirroring-controller"},
 		{flag: []string{"*", "-deployment"}, run: "replicaset-controller", notRun: "deployment-controller"},
 		{flag: []string{"-deployment-controller", "*"}, run: "replicaset-controller", notRun: "deployment-controller"},
 		{flag: []string{"replicaset", "deployment"}, wantExactRun: []string{"deployment-controller", "replicaset-controller"}},

@@ -127,6 +127,31 @@ var storageScenarios = []scenario{
 		creates: map[string]int{"persistentvolumeclaims": 1},
 	},
 	{
+		name: "persistentvolume-expander", controllers: []string{"persistentvolume-expander"},
+		start: func(c *cluster) {
+			data := claim("data", "1Gi")
+			data.Spec.VolumeName = "disk"
+			data.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound, Capacity: data.Spec.Resources.Requests.DeepCopy()}
+			data = create(c, client.PersistentVolumeClaims, data)
+			disk := volume("disk", "1Gi")
+			disk.Spec.ClaimRef = &corev1.ObjectReference{Namespace: ns, Name: "data", UID: data.UID}
+			create(c, client.PersistentVolumes, disk)
+		},
+		change: func(c *cluster) {
+			change(c, client.PersistentVolumeClaims, ns, "data", func(p *corev1.PersistentVolumeClaim) {
+				p.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse("2Gi")
+			})
+		},
+		wrong: func(c *cluster) string {
+			for _, e := range list(c, client.Events, ns) {
+				if e.Reason == "ExternalExpanding" && e.InvolvedObject.Name == "data" && e.Message == "waiting for an external controller to expand this PVC" {
+					return ""
+				}
+			}
+			return "nobody says who enlarges the volume"
+		},
+	},
+	{
 		name: "attachdetach", controllers: []string{"attachdetach"}, nodes: 2,
 		start: func(c *cluster) {
 			disk := volume("disk", "1Gi")

@@ -46,7 +46,7 @@ type csiVolumes struct {
 	tokens            *tokens
 	endpoint          func(driver string) (string, bool) // of a registered driver
 	touchNode         func()                             // node.status.volumesInUse may differ
-	event             func(pod *corev1.Pod, eventType, reason, format string, args ...any)
+	event             func(about corev1.ObjectReference, eventType, reason, format string, args ...any)
 	log               *slog.Logger
 
 	mu    sync.Mutex // guards locks
@@ -83,7 +83,7 @@ func (k *Kubelet) addCSI() {
 	k.plugins = &pluginRegistry{dir: filepath.Join(k.cfg.RootDir, "plugins_registry"), watch: k.cfg.WatchFiles, log: k.log,
 		install: node.install, uninstall: node.uninstall, changed: make(chan struct{}, 1), sockets: map[string]*pluginSocket{}}
 	k.volumes.csi = &csiVolumes{rootDir: k.cfg.RootDir, nodeName: k.cfg.NodeName, objects: k.objects, api: apiObjects{k.client},
-		tokens: k.volumes.tokens, endpoint: k.plugins.endpoint, touchNode: func() { k.node.touchStatus() }, event: k.eventf, log: k.log}
+		tokens: k.volumes.tokens, endpoint: k.plugins.endpoint, touchNode: func() { k.node.touchStatus() }, event: k.report, log: k.log}
 }
 
 // failed words an error as upstream's events do.

@@ -65,7 +65,7 @@ func (b *csiBench) restartKubelet() {
 	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	b.volumes = &volumes{rootDir: filepath.Join(b.dir, "kubelet"), objects: b.objects, tokens: &tokens{}}
 	b.volumes.csi = &csiVolumes{rootDir: b.volumes.rootDir, nodeName: "node-0", objects: b.objects, api: b, touchNode: func() {}, log: log,
-		event: func(_ *corev1.Pod, _, reason, format string, args ...any) {
+		event: func(_ corev1.ObjectReference, _, reason, format string, args ...any) {
 			log.Info(reason, "text", fmt.Sprintf(format, args...))
 		},
 		endpoint: func(driver string) (string, bool) {

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,7 +29,10 @@ func (w *csiVolume) grown() bool {
 // expandIfGrown lets a driver make room on a volume that its controller has
 // enlarged, and then tells the claim. The caller holds the volume.
 //
-// Upstream: kubernetes@v1.36 pkg/volume/csi expander.go, pkg/volume/util/operationexecutor node_expander.go.
+// A kubelet may not watch claims, only read them, so a pod's volume grows when
+// its pod is next looked at: within a minute or so, with upstream's as with ours.
+//
+// Upstream: kubernetes@v1.36 pkg/volume/csi expander.go, pkg/volume/util/operationexecutor operation_generator.go nodeExpandVolume.
 func (v *csiVolumes) expandIfGrown(ctx context.Context, w csiVolume, client *csiClient) error {
 	if !w.grown() {
 		return nil
@@ -35,7 +40,7 @@ func (v *csiVolumes) expandIfGrown(ctx context.Context, w csiVolume, client *csi
 	if client.has(csi.NodeServiceCapability_RPC_EXPAND_VOLUME) {
 		secrets, err := v.secrets(ctx, w.expandFrom)
 		if err != nil {
-			return failed("MountVolume.NodeExpandVolume", w.SpecName, err)
+			return err
 		}
 		size := w.persistent.Spec.Capacity[corev1.ResourceStorage]
 		request := &csi.NodeExpandVolumeRequest{VolumeId: w.Handle, VolumePath: w.target(v.rootDir), Secrets: secrets,
@@ -43,14 +48,20 @@ func (v *csiVolumes) expandIfGrown(ctx context.Context, w csiVolume, client *csi
 		if client.has(csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME) {
 			request.StagingTargetPath = w.staging(v.rootDir)
 		}
-		if _, err := client.NodeExpandVolume(ctx, request); err != nil {
-			v.event(w.pod, corev1.EventTypeWarning, "VolumeResizeFailed", "MountVolume.NodeExpandVolume failed for volume %q : %v", w.SpecName, err)
-			return failed("MountVolume.NodeExpandVolume", w.SpecName, err)
+		_, err = client.NodeExpandVolume(ctx, request)
+		if status.Code(err) == codes.FailedPrecondition { // not while it is used: that is no reason to keep it from the pod
+			v.log.Info("volume does not grow while it is used", "key", w.uniqueName(), "err", err)
+			return nil
+		} else if err != nil {
+			return err
 		}
-		v.event(w.pod, corev1.EventTypeNormal, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded for volume %q %s", w.SpecName, w.Node)
+		for _, about := range []corev1.ObjectReference{podReference(w.pod), {APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: w.claim.Namespace,
+			Name: w.claim.Name, UID: w.claim.UID, ResourceVersion: w.claim.ResourceVersion}} {
+			v.event(about, corev1.EventTypeNormal, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded for volume %q %s", w.SpecName, w.Node)
+		}
 	}
 	if err := v.api.resized(ctx, w.claim, w.persistent); err != nil {
-		return failed("MountVolume.NodeExpandVolume", w.SpecName, fmt.Errorf("mark claim as resized: %w", err))
+		return fmt.Errorf("mark claim as resized: %w", err)
 	}
 	return nil
 }

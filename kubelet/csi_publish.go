@@ -87,7 +87,10 @@ func (v *csiVolumes) setUp(ctx context.Context, w csiVolume) (mountedVolume, err
 	if err := v.publish(ctx, w, client, driver, attachment); err != nil {
 		return mounted, w.setUpFailed(err)
 	}
-	return mounted, v.expandIfGrown(ctx, w, client)
+	if err := v.expandIfGrown(ctx, w, client); err != nil {
+		return mounted, told{fmt.Errorf("MountVolume.Setup failed while expanding volume for volume %q : %w", w.SpecName, err)}
+	}
+	return mounted, nil
 }
 
 // refresh does what a running pod's volume may need: to be told of anew, if its
@@ -123,7 +126,12 @@ func (v *csiVolumes) refresh(ctx context.Context, w csiVolume) error {
 			return err
 		}
 	}
-	return v.expandIfGrown(ctx, w, client)
+	if err := v.expandIfGrown(ctx, w, client); err != nil {
+		err = failed("NodeExpandVolume.NodeExpandVolume", w.SpecName, err)
+		v.event(podReference(w.pod), corev1.EventTypeWarning, "VolumeResizeFailed", "%v", err)
+		return err
+	}
+	return nil
 }
 
 func (w *csiVolume) setUpFailed(err error) error {

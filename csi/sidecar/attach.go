@@ -130,9 +130,7 @@ func (s *Sidecar) detach(ctx context.Context, a *storagev1.VolumeAttachment) err
 		_, _ = patch(ctx, s, client.VolumeAttachments, a, changed, "status")
 		return fmt.Errorf("detach: %w", err)
 	}
-	changed := a.DeepCopy()
-	changed.Finalizers = slices.DeleteFunc(changed.Finalizers, func(f string) bool { return f == s.attachFinalizer() })
-	_, err = patch(ctx, s, client.VolumeAttachments, a, changed)
+	_, err = setFinalizer(ctx, s, client.VolumeAttachments, a, s.attachFinalizer(), false)
 	return ignoreNotFound(err)
 }
 
@@ -171,19 +169,12 @@ func (s *Sidecar) keep(ctx context.Context, a *storagev1.VolumeAttachment) error
 			if volume.DeletionTimestamp != nil {
 				return fmt.Errorf("PersistentVolume %q is marked for deletion", *name)
 			}
-			changed := volume.DeepCopy()
-			changed.Finalizers = append(changed.Finalizers, s.attachFinalizer())
-			if _, err := patch(ctx, s, client.PersistentVolumes, volume, changed); err != nil {
+			if _, err := setFinalizer(ctx, s, client.PersistentVolumes, volume, s.attachFinalizer(), true); err != nil {
 				return fmt.Errorf("finalizer of volume %s: %w", *name, err)
 			}
 		}
 	}
-	if slices.Contains(a.Finalizers, s.attachFinalizer()) {
-		return nil
-	}
-	changed := a.DeepCopy()
-	changed.Finalizers = append(changed.Finalizers, s.attachFinalizer())
-	updated, err := patch(ctx, s, client.VolumeAttachments, a, changed)
+	updated, err := setFinalizer(ctx, s, client.VolumeAttachments, a, s.attachFinalizer(), true)
 	if err != nil {
 		return fmt.Errorf("finalizer of %s: %w", a.Name, err)
 	}
@@ -216,9 +207,7 @@ func (s *Sidecar) releaseVolume(ctx context.Context, name string) error {
 	if node := s.attachedTo(name); node != "" {
 		return fmt.Errorf("volume %s is still attached to node %s", name, node)
 	}
-	changed := volume.DeepCopy()
-	changed.Finalizers = slices.DeleteFunc(changed.Finalizers, func(f string) bool { return f == s.attachFinalizer() })
-	_, err := patch(ctx, s, client.PersistentVolumes, volume, changed)
+	_, err := setFinalizer(ctx, s, client.PersistentVolumes, volume, s.attachFinalizer(), false)
 	return ignoreNotFound(err)
 }
 

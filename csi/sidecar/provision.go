@@ -90,7 +90,7 @@ func (s *Sidecar) provisionOrDelete(ctx context.Context, key string) error {
 		s.events.Event(claim, corev1.EventTypeWarning, "ProvisioningFailed", "failed to provision volume with StorageClass %q: %v", class.Name, err)
 		return s.elsewhere(ctx, claim, err)
 	}
-	if _, err := client.For(s.api, client.PersistentVolumes).Create(ctx, volume); err != nil && !apierrors.IsAlreadyExists(err) {
+	if _, err := wrote(ctx, client.PersistentVolumes)(client.For(s.api, client.PersistentVolumes).Create(ctx, volume)); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("write down volume %s: %w", name, err)
 	}
 	s.events.Event(claim, corev1.EventTypeNormal, "ProvisioningSucceeded", "Successfully provisioned volume %s", name)
@@ -105,7 +105,7 @@ func (s *Sidecar) elsewhere(ctx context.Context, claim *corev1.PersistentVolumeC
 	}
 	changed := claim.DeepCopy()
 	delete(changed.Annotations, claims.SelectedNode)
-	if _, err := client.For(s.api, client.PersistentVolumeClaims).Update(ctx, changed); err != nil {
+	if _, err := wrote(ctx, client.PersistentVolumeClaims)(client.For(s.api, client.PersistentVolumeClaims).Update(ctx, changed)); err != nil {
 		return fmt.Errorf("%w; and the scheduler could not be told: %w", failed, err)
 	}
 	return nil
@@ -211,15 +211,13 @@ func (s *Sidecar) delete(ctx context.Context, volume *corev1.PersistentVolume) e
 		s.events.Event(volume, corev1.EventTypeWarning, "VolumeFailedDelete", "%v", err)
 		return fmt.Errorf("delete volume %s: %w", volume.Name, err)
 	}
-	volumes := client.For(s.api, client.PersistentVolumes)
-	if slices.Contains(volume.Finalizers, deleteFinalizer) {
-		changed := volume.DeepCopy()
-		changed.Finalizers = slices.DeleteFunc(changed.Finalizers, func(f string) bool { return f == deleteFinalizer })
-		if _, err := patch(ctx, s, client.PersistentVolumes, volume, changed); err != nil {
-			return ignoreNotFound(err)
-		}
+	// Our finalizer goes last: without it, and not yet being deleted, the volume
+	// would look as if the driver still had to be asked.
+	if err := client.For(s.api, client.PersistentVolumes).Delete(ctx, "", volume.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &volume.UID}}); err != nil {
+		return ignoreNotFound(err)
 	}
-	return ignoreNotFound(volumes.Delete(ctx, "", volume.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &volume.UID}}))
+	_, err = setFinalizer(ctx, s, client.PersistentVolumes, volume, deleteFinalizer, false)
+	return ignoreNotFound(err)
 }
 
 func ignoreNotFound(err error) error {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -62,6 +61,7 @@ type Sidecar struct {
 	csiNodes    *client.Informer[*storagev1.CSINode]
 	// Of custom resources, which may not be there.
 	snapshots, contents, snapshotClasses *client.Informer[*unstructured.Unstructured]
+	reached                              map[string]func() string // how far each informer is, by the kind's plural
 
 	ready chan struct{}
 }
@@ -76,7 +76,7 @@ func New(cfg Config, api *client.Client, log *slog.Logger) (*Sidecar, error) {
 	if cfg.Timeout <= 0 {
 		return nil, errors.New("the timeout of calls must be above zero")
 	}
-	s := &Sidecar{cfg: cfg, api: api, log: log, ready: make(chan struct{})}
+	s := &Sidecar{cfg: cfg, api: api, log: log, ready: make(chan struct{}), reached: map[string]func() string{}}
 	s.claims, s.volumes = informer(s, client.PersistentVolumeClaims), informer(s, client.PersistentVolumes)
 	s.classes, s.attachments = informer(s, client.StorageClasses), informer(s, client.VolumeAttachments)
 	s.nodes, s.csiNodes = informer(s, client.Nodes), informer(s, client.CSINodes)
@@ -88,7 +88,9 @@ func New(cfg Config, api *client.Client, log *slog.Logger) (*Sidecar, error) {
 const resync = 10 * time.Minute
 
 func informer[T client.Object](s *Sidecar, kind client.Kind[T]) *client.Informer[T] {
-	return client.NewInformer(client.For(s.api, kind), client.InformerOptions[T]{Logger: s.log, Resync: resync})
+	i := client.NewInformer(client.For(s.api, kind), client.InformerOptions[T]{Logger: s.log, Resync: resync})
+	s.reached[kind.Plural] = i.ResourceVersion
+	return i
 }
 
 // Ready is closed when the driver has answered and all objects are seen.
@@ -153,45 +155,6 @@ func wanted(parts []string, part string) bool {
 	return len(parts) == 0 || slices.Contains(parts, part)
 }
 
-// loop calls do for every key that is added, again with growing pauses as long
-// as it fails.
-type loop struct {
-	queue *client.Queue[string]
-	do    func(ctx context.Context, key string) error
-	log   *slog.Logger
-	said  sync.Map // by key: the error that was logged last
-}
-
-func (s *Sidecar) loop(part string, do func(ctx context.Context, key string) error) *loop {
-	return &loop{queue: client.NewQueue[string](client.QueueOptions{Base: time.Second, Max: 5 * time.Minute}), do: do, log: s.log.With("part", part)}
-}
-
-func (l *loop) run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, l.queue.ShutDown)()
-	var g errgroup.Group
-	for range workers {
-		g.Go(func() error {
-			for {
-				key, ok := l.queue.Get()
-				if !ok {
-					return nil
-				}
-				if err := l.do(ctx, key); err == nil {
-					l.said.Delete(key)
-					l.queue.Forget(key)
-				} else if ctx.Err() == nil {
-					if last, _ := l.said.Swap(key, err.Error()); last != err.Error() { // once: a driver may be away for long
-						l.log.Warn("failed, will retry", "key", key, "err", err)
-					}
-					l.queue.AddRateLimited(key)
-				}
-				l.queue.Done(key)
-			}
-		})
-	}
-	return g.Wait()
-}
-
 // patch writes what differs between two forms of an object, if nobody has
 // written in between. The roles that drivers' manifests bind let a sidecar
 // patch, and not update.
@@ -210,7 +173,24 @@ func patch[T client.Object](ctx context.Context, s *Sidecar, kind client.Kind[T]
 	if err != nil {
 		return after, err
 	}
-	return client.For(s.api, kind).Patch(ctx, after.GetNamespace(), after.GetName(), types.StrategicMergePatchType, body, subresource...)
+	return wrote(ctx, kind)(client.For(s.api, kind).Patch(ctx, after.GetNamespace(), after.GetName(), types.StrategicMergePatchType, body, subresource...))
+}
+
+// setFinalizer puts a finalizer on an object, or takes it off. Whatever else is
+// written at the same time does not matter to it.
+func setFinalizer[T client.Object](ctx context.Context, s *Sidecar, kind client.Kind[T], obj T, finalizer string, want bool) (T, error) {
+	if slices.Contains(obj.GetFinalizers(), finalizer) == want {
+		return obj, nil
+	}
+	field := "$deleteFromPrimitiveList/finalizers"
+	if want {
+		field = "finalizers" // a strategic merge patch adds to this list
+	}
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": obj.GetUID(), field: []string{finalizer}}})
+	if err != nil {
+		return obj, err
+	}
+	return wrote(ctx, kind)(client.For(s.api, kind).Patch(ctx, obj.GetNamespace(), obj.GetName(), types.StrategicMergePatchType, body))
 }
 
 // secret reads the secret that a reference names; nil without one.

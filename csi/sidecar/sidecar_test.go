@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,8 @@ type world struct {
 	t     *testing.T
 	api   *client.Client
 	state string // the driver's directory
+
+	driverLog *os.File
 }
 
 // together runs programs until stop, or the end of the test.
@@ -66,8 +69,11 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, api: api, state: t.TempDir()}
+	if w.driverLog, err = os.Create(filepath.Join(w.state, "log")); err != nil {
+		t.Fatal(err)
+	}
 	driver, err := hostpath.New(hostpath.Config{Endpoint: "unix://" + filepath.Join(w.state, "csi.sock"), Name: driverName, NodeID: "id-of-node-1", StateDir: filepath.Join(w.state, "data"),
-		MaxVolumeSize: 1 << 30, Attach: true, Topology: true, Expansion: true, ControllerExpansion: true}, testenv.Logger(t))
+		MaxVolumeSize: 1 << 30, Attach: true, Topology: true, Expansion: true, ControllerExpansion: true}, slog.New(slog.NewTextHandler(w.driverLog, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +147,7 @@ func (w *world) directories() (n int) {
 // its claim, attached for a pod, larger, detached, deleted.
 func TestJourney(t *testing.T) {
 	w := newWorld(t)
-	together(t, w.sidecar().Run)
+	stop := together(t, w.sidecar().Run)
 	make1(w, client.PersistentVolumeClaims, newClaim("data", "1Mi"))
 	w.until("the claim is bound", func() bool { return w.claim("data").Status.Phase == corev1.ClaimBound && claims.Bound(w.claim("data")) })
 	volume := w.volumes()[0]
@@ -186,6 +192,16 @@ func TestJourney(t *testing.T) {
 		attachments, err := client.For(w.api, client.VolumeAttachments).List(t.Context(), "", metav1.ListOptions{})
 		return err == nil && len(attachments.Items) == 0 && len(w.volumes()) == 0 && w.directories() == 0
 	})
+	stop()
+	said, err := os.ReadFile(w.driverLog.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range []string{"CreateVolume", "ControllerPublishVolume", "ControllerExpandVolume", "ControllerUnpublishVolume", "DeleteVolume"} {
+		if n := strings.Count(string(said), "method=/csi.v1.Controller/"+call+" "); n != 1 {
+			t.Errorf("%s was called %d times, want once:\n%s", call, n, said)
+		}
+	}
 }
 
 // TestRestarts: whoever dies in the middle leaves nothing that the next one does

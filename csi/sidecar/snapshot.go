@@ -204,7 +204,7 @@ func (s *Sidecar) syncSnapshot(ctx context.Context, key string) error {
 		if err := s.setFinalizer(ctx, volumeSnapshots, u, boundFinalizer, true); err != nil {
 			return err
 		}
-		_, err = client.For(s.api, snapshotContent).Create(ctx, made)
+		_, err = wrote(ctx, snapshotContent)(client.For(s.api, snapshotContent).Create(ctx, made))
 		if apierrors.IsAlreadyExists(err) {
 			return nil
 		}
@@ -290,7 +290,7 @@ func (s *Sidecar) endSnapshot(ctx context.Context, u, existing *unstructured.Uns
 			if existing.GetAnnotations()[beingDeletedMark] == "" {
 				marked := existing.DeepCopy()
 				unstructured.SetNestedField(marked.Object, "yes", "metadata", "annotations", beingDeletedMark)
-				if _, err := client.For(s.api, snapshotContent).Update(ctx, marked); err != nil {
+				if _, err := wrote(ctx, snapshotContent)(client.For(s.api, snapshotContent).Update(ctx, marked)); err != nil {
 					return err
 				}
 			}
@@ -421,7 +421,7 @@ func (s *Sidecar) writeStatus(ctx context.Context, kind client.Kind[*unstructure
 	if equality.Semantic.DeepEqual(u.Object["status"], changed.Object["status"]) {
 		return nil
 	}
-	_, err := client.For(s.api, kind).UpdateStatus(ctx, changed)
+	_, err := wrote(ctx, kind)(client.For(s.api, kind).UpdateStatus(ctx, changed))
 	return ignoreNotFound(err)
 }
 
@@ -435,7 +435,7 @@ func (s *Sidecar) setFinalizer(ctx context.Context, kind client.Kind[*unstructur
 	} else {
 		changed.SetFinalizers(slices.DeleteFunc(changed.GetFinalizers(), func(f string) bool { return f == finalizer }))
 	}
-	updated, err := client.For(s.api, kind).Update(ctx, changed)
+	updated, err := wrote(ctx, kind)(client.For(s.api, kind).Update(ctx, changed))
 	if err != nil {
 		return ignoreNotFound(err)
 	}
