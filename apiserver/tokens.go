@@ -251,7 +251,7 @@ const (
 )
 
 // verify returns whose token it is, and which of the audiences it is for.
-func (c *tokenCache) verify(_ context.Context, s *Server, token string, audiences []string) (*user, []string, error) {
+func (c *tokenCache) verify(ctx context.Context, s *Server, token string, audiences []string) (*user, []string, error) {
 	sum := sha256.Sum256([]byte(token))
 	now := time.Now()
 	c.mu.Lock()
@@ -259,14 +259,14 @@ func (c *tokenCache) verify(_ context.Context, s *Server, token string, audience
 	c.mu.Unlock()
 	if known != nil && now.Before(known.until) && slices.ContainsFunc(audiences, known.claims.Audience.Contains) {
 		granted := slices.DeleteFunc(slices.Clone(audiences), func(a string) bool { return !known.claims.Audience.Contains(a) })
-		u, err := s.boundUser(known.claims)
+		u, err := s.boundUser(ctx, known.claims)
 		return u, granted, err
 	}
 	claims, granted, err := s.tokens.parse(token, audiences)
 	if err != nil {
 		return nil, nil, err
 	}
-	u, err := s.boundUser(claims)
+	u, err := s.boundUser(ctx, claims)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -283,15 +283,16 @@ func (c *tokenCache) verify(_ context.Context, s *Server, token string, audience
 	return u, granted, nil
 }
 
-// boundUser checks that everything a token is bound to still exists.
-func (s *Server) boundUser(claims *tokenClaims) (*user, error) {
+// boundUser checks that everything a token is bound to still exists: a token
+// may be newer than what the cache knows.
+func (s *Server) boundUser(ctx context.Context, claims *tokenClaims) (*user, error) {
 	k := &claims.Kubernetes
 	select {
 	case <-s.store.Ready():
 	default:
 		return nil, errUnauthorized
 	}
-	account, ok := cached[*corev1.ServiceAccount](s, "", "serviceaccounts", storage.Key(k.Namespace, k.ServiceAccount.Name))
+	account, ok := current[*corev1.ServiceAccount](ctx, s, "", "serviceaccounts", storage.Key(k.Namespace, k.ServiceAccount.Name))
 	if !ok || string(account.UID) != k.ServiceAccount.UID || overdue(account) {
 		return nil, errUnauthorized
 	}
@@ -301,7 +302,7 @@ func (s *Server) boundUser(claims *tokenClaims) (*user, error) {
 		u.extra["authentication.kubernetes.io/credential-id"] = []string{"JTI=" + claims.ID}
 	}
 	if k.Pod != nil {
-		pod, ok := cached[*corev1.Pod](s, "", "pods", storage.Key(k.Namespace, k.Pod.Name))
+		pod, ok := current[*corev1.Pod](ctx, s, "", "pods", storage.Key(k.Namespace, k.Pod.Name))
 		if !ok || string(pod.UID) != k.Pod.UID || overdue(pod) {
 			return nil, errUnauthorized
 		}
@@ -310,7 +311,7 @@ func (s *Server) boundUser(claims *tokenClaims) (*user, error) {
 	}
 	if k.Node != nil {
 		// A pod's token says where the pod is, and dies with the pod only.
-		node, ok := cached[*corev1.Node](s, "", "nodes", k.Node.Name)
+		node, ok := current[*corev1.Node](ctx, s, "", "nodes", k.Node.Name)
 		if k.Pod == nil && (!ok || string(node.UID) != k.Node.UID || overdue(node)) {
 			return nil, errUnauthorized
 		}
@@ -318,7 +319,7 @@ func (s *Server) boundUser(claims *tokenClaims) (*user, error) {
 		u.extra["authentication.kubernetes.io/node-uid"] = []string{k.Node.UID}
 	}
 	if k.Secret != nil {
-		secret, ok := cached[*corev1.Secret](s, "", "secrets", storage.Key(k.Namespace, k.Secret.Name))
+		secret, ok := current[*corev1.Secret](ctx, s, "", "secrets", storage.Key(k.Namespace, k.Secret.Name))
 		if !ok || !claims.inSecret(secret) || overdue(secret) {
 			return nil, errUnauthorized
 		}

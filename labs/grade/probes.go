@@ -94,7 +94,7 @@ func withAsked(ctx context.Context, b *bench) error {
 		return err
 	}
 	for name, probes := range askedPods {
-		probes = script.ReplaceAllString(probes, `periodSeconds: 1, exec: {command: [script, `+name+`, $1, "$2"]}`)
+		probes = script.ReplaceAllString(probes, `periodSeconds: 1, timeoutSeconds: 30, exec: {command: [script, `+name+`, $1, "$2"]}`)
 		if err := b.make(ctx, name, "containers: [{name: a, image: x, command: [run], "+probes+"}]"); err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ const (
 	initTwo   = "  initContainers: [{name: i, image: x, command: [end]}, {name: j, image: x, command: [end]}]\n  containers: [{name: a, image: x, command: [run]}]\n"
 	initFails = "  initContainers: [{name: i, image: x, command: [fail-once]}, {name: j, image: x, command: [end]}]\n  containers: [{name: a, image: x, command: [run]}]\n"
 	sidecar   = "  initContainers: [{name: s, image: x, command: [run], restartPolicy: Always}, {name: j, image: x, command: [end]}]\n  containers: [{name: a, image: x, command: [run]}]\n"
-	unfitPod  = "  containers: [{name: a, image: x, command: [run], livenessProbe: {exec: {command: [script, unfit, live, F]}, periodSeconds: 1, failureThreshold: 1}}]\n"
+	unfitPod  = "  containers: [{name: a, image: x, command: [run], livenessProbe: {exec: {command: [script, unfit, live, F]}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1}}]\n"
 )
 
 // finished is a pod with one container that ends, and one that does not.
