@@ -22,6 +22,11 @@ import (
 //	                             └── or 5 minutes passed     ▲
 //	   gated pod ────────────────────────────────────────────┘
 //
+// A backoff keeps pods from crowding out others. If no other is active, there is
+// nobody to crowd out, and Pop takes what an event has given hope from backoff at
+// once. What failed by an error waits in any case, lest the error be repeated as
+// fast as it can be.
+//
 // Unschedulable pods do not poll. Every plugin that turned a pod down told
 // which events could change its mind (framework.Hint); only those move the pod
 // on, and the flush after five minutes covers what no hint foresaw. So nothing
@@ -85,7 +90,8 @@ type Queue struct {
 	nonEmpty *sync.Cond           // signalled when active grows, or on close
 	pods     map[types.UID]*entry // all of them, wherever they are
 	active   *podHeap
-	backoff  *podHeap
+	backoff  *podHeap // an event gave hope
+	failed   *podHeap // in backoff as well, after an error
 	// unschedulable is apart so that an event costs nothing when nobody waits.
 	unschedulable map[types.UID]*entry
 	closed        bool
@@ -110,7 +116,14 @@ func NewQueue(config QueueConfig) *Queue {
 		wake: make(chan struct{}, 1)}
 	q.nonEmpty = sync.NewCond(&q.mu)
 	q.active = &podHeap{less: func(a, b *entry) bool { return config.Less(&a.QueuedPod, &b.QueuedPod) }}
-	q.backoff = &podHeap{less: func(a, b *entry) bool { return a.readyAt.Before(b.readyAt) }}
+	q.failed = &podHeap{less: func(a, b *entry) bool { return a.readyAt.Before(b.readyAt) }}
+	// Within a second, as among the active: who may be taken early is taken in that order.
+	q.backoff = &podHeap{less: func(a, b *entry) bool {
+		if x, y := a.readyAt.Truncate(time.Second), b.readyAt.Truncate(time.Second); !x.Equal(y) {
+			return x.Before(y)
+		}
+		return config.Less(&a.QueuedPod, &b.QueuedPod)
+	}}
 	return q
 }
 
@@ -167,11 +180,17 @@ func (q *Queue) Delete(uid types.UID) {
 
 // Pop waits for the pod whose turn it is; false means the queue is closed. The
 // caller ends the attempt with Done or Requeue.
+//
+// Upstream: kubernetes pkg/features SchedulerPopFromBackoffQ
 func (q *Queue) Pop() (*framework.QueuedPod, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for q.active.Len() == 0 && !q.closed {
-		q.nonEmpty.Wait()
+		if q.backoff.Len() > 0 {
+			q.activate(q.backoff.popFirst())
+		} else {
+			q.nonEmpty.Wait()
+		}
 	}
 	if q.closed {
 		return nil, false
@@ -260,7 +279,7 @@ func (q *Queue) Pending() (active, backoff, unschedulable, gated int) {
 			gated++
 		}
 	}
-	return q.active.Len(), q.backoff.Len(), len(q.unschedulable) - gated, gated
+	return q.active.Len(), q.backoff.Len() + q.failed.Len(), len(q.unschedulable) - gated, gated
 }
 
 // Run ends backoffs when their time has come and flushes pods that have been
@@ -296,15 +315,17 @@ func (q *Queue) Close() {
 func (q *Queue) endBackoffs() time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.backoff.Len() > 0 {
-		first := q.backoff.entries[0]
-		if wait := time.Until(first.readyAt); wait > 0 {
-			return wait
+	next := time.Hour
+	for _, waiting := range []*podHeap{q.backoff, q.failed} {
+		for waiting.Len() > 0 {
+			if wait := time.Until(waiting.entries[0].readyAt); wait > 0 {
+				next = min(next, wait)
+				break
+			}
+			q.activate(waiting.popFirst())
 		}
-		q.backoff.popFirst()
-		q.activate(first)
 	}
-	return time.Hour
+	return next
 }
 
 func (q *Queue) flush() {
@@ -341,11 +362,20 @@ func (q *Queue) moveOn(e *entry) {
 		return
 	}
 	e.place = inBackoff
-	q.backoff.push(e)
+	q.waiting(e).push(e)
+	q.nonEmpty.Signal()
 	select {
 	case q.wake <- struct{}{}:
 	default: // Run has one waiting already
 	}
+}
+
+// waiting is the heap of an entry in backoff.
+func (q *Queue) waiting(e *entry) *podHeap {
+	if len(e.Rejectors) == 0 {
+		return q.failed
+	}
+	return q.backoff
 }
 
 func (q *Queue) park(e *entry) {
@@ -358,7 +388,7 @@ func (q *Queue) leave(e *entry) {
 	case inActive:
 		q.active.remove(e)
 	case inBackoff:
-		q.backoff.remove(e)
+		q.waiting(e).remove(e)
 	case inUnschedulable:
 		delete(q.unschedulable, e.UID)
 	}

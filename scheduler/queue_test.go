@@ -63,10 +63,13 @@ func inQueue(t *testing.T, test func(q *Queue)) {
 	})
 }
 
-// popped is the next pod's name, or "" when none is active once all is quiet.
+// popped is the next pod's name, or "" when none may be taken once all is quiet.
 func popped(q *Queue) string {
 	synctest.Wait()
-	if active, _, _, _ := q.Pending(); active == 0 {
+	q.mu.Lock()
+	none := q.active.Len()+q.backoff.Len() == 0
+	q.mu.Unlock()
+	if none {
 		return ""
 	}
 	pod, _ := q.Pop()
@@ -142,16 +145,23 @@ func TestUnschedulablePodWaitsForAnEventThatHelps(t *testing.T) {
 	})
 }
 
-func TestEventDuringBackoffWaitsForItsEnd(t *testing.T) {
+func TestBackoffIsForTheSakeOfOthers(t *testing.T) {
 	inQueue(t, func(q *Queue) {
-		pod := testPod("p")
-		q.Add(pod)
-		expectPop(t, q, "p")
-		fail(q, pod, "NodeResourcesFit")
+		pods := []*corev1.Pod{testPod("p"), testPod("important", withPriority(1000)), testPod("broken")}
+		for _, pod := range pods {
+			q.Add(pod)
+			expectPop(t, q, pod.Name)
+		}
+		fail(q, pods[0], "NodeResourcesFit")
+		fail(q, pods[1], "NodeResourcesFit")
+		fail(q, pods[2]) // by an error: nothing makes this one earlier
 		q.Happened(freed)
-		expectPop(t, q, "")
+		q.Add(testPod("other"))
+		for _, want := range []string{"other", "important", "p", ""} {
+			expectPop(t, q, want)
+		}
 		time.Sleep(time.Second)
-		expectPop(t, q, "p")
+		expectPop(t, q, "broken")
 	})
 }
 
