@@ -8,6 +8,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -68,6 +69,7 @@ var (
 	Leases                  = Kind[*coordinationv1.Lease]{"coordination.k8s.io", "v1", "Lease", "leases", true}
 	PriorityClasses         = Kind[*schedulingv1.PriorityClass]{"scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", false}
 	VolumeAttributesClasses = Kind[*storagev1.VolumeAttributesClass]{"storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", false}
+	RuntimeClasses          = Kind[*nodev1.RuntimeClass]{"node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", false}
 	StorageClasses          = Kind[*storagev1.StorageClass]{"storage.k8s.io", "v1", "StorageClass", "storageclasses", false}
 	CSIDrivers              = Kind[*storagev1.CSIDriver]{"storage.k8s.io", "v1", "CSIDriver", "csidrivers", false}
 	CSINodes                = Kind[*storagev1.CSINode]{"storage.k8s.io", "v1", "CSINode", "csinodes", false}

@@ -9,12 +9,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -201,6 +204,52 @@ func TestPodOfTheAPI(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The runtime is told the handler that the pod's RuntimeClass names. A pod whose
+// class is not there says so, and runs once it is.
+func TestRuntimeClass(t *testing.T) {
+	c := newCluster(t)
+	c.serviceAccount()
+	classes := client.For(c.client, client.RuntimeClasses)
+	class := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "gentle"}, Handler: "runc",
+		Overhead: &nodev1.Overhead{PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("16Mi")}}}
+	make := func() error { _, err := classes.Create(t.Context(), class); return err }
+	if err := make(); err != nil {
+		t.Fatal(err)
+	}
+	c.stop() // it must not start the pod while there is the class
+	c.create("classy", func(p *corev1.Pod) {
+		p.Spec.RuntimeClassName = &class.Name
+		p.Spec.Containers[0].Resources.Limits = class.Overhead.PodFixed
+	})
+	if err := classes.Delete(t.Context(), "", class.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.start()
+	c.eventually("it says what is missing", func() error {
+		list, err := client.For(c.client, client.Events).List(t.Context(), "default", metav1.ListOptions{})
+		const want = `Failed to create pod sandbox: runtimeclass.node.k8s.io "gentle" not found`
+		if err == nil && !slices.ContainsFunc(list.Items, func(e *corev1.Event) bool {
+			return e.InvolvedObject.Name == "classy" && e.Reason == "FailedCreatePodSandBox" && e.Message == want
+		}) {
+			err = fmt.Errorf("%d events, and none of them that", len(list.Items))
+		}
+		return err
+	})
+	if n := len(c.runtime.Sandboxes()); n > 0 {
+		t.Errorf("%d sandboxes without a class", n)
+	}
+	if err := make(); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("it runs", func() error { return running(c.pod("classy")) })
+	if s := c.runtime.Sandboxes()[0]; s.RuntimeHandler != "runc" {
+		t.Errorf("the runtime was asked for handler %q", s.RuntimeHandler)
+	}
+	if pod, _ := c.pod("classy"); podResources(pod).MemoryLimitInBytes != 32<<20 {
+		t.Errorf("overhead %v, resources %v", pod.Spec.Overhead, podResources(pod))
+	}
 }
 
 func TestMirrorPods(t *testing.T) {

@@ -166,7 +166,11 @@ func (w *worker) carryOut(ctx context.Context, pod *corev1.Pod, seen *observedPo
 // createSandbox makes the pod's shared namespaces and network.
 func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxStatus, error) {
 	k := w.k
-	userns, err := k.userNamespace(pod)
+	var userns *runtimeapi.UserNamespace
+	handler, err := apiObjects{k.client}.runtimeHandler(ctx, pod)
+	if err == nil {
+		userns, err = k.userNamespace(pod, handler)
+	}
 	if err == nil {
 		err = k.impossible(pod)
 	}
@@ -177,7 +181,7 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uin
 	ctx, cancel := steady(ctx)
 	defer cancel()
 	answer, err := k.runtime.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{
-		Config: k.sandboxConfig(pod, userns, attempt), RuntimeHandler: runtimeHandler(pod)})
+		Config: k.sandboxConfig(pod, userns, attempt), RuntimeHandler: handler})
 	if err != nil {
 		k.eventf(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %s", message(err))
 		return nil, fmt.Errorf("create sandbox: %w", err)
@@ -267,7 +271,7 @@ func (w *worker) create(ctx context.Context, pod *corev1.Pod, c *corev1.Containe
 		facts.podIPs = (&observedPod{sandboxes: []*runtimeapi.PodSandboxStatus{sandbox}}).ips()
 	}
 	config, err := k.containerConfig(ctx, containerInput{facts: facts, container: c, image: image,
-		attempt: k.nextAttempt(pod, c.Name, seen), volumes: w.mounted, target: debugTarget(pod, c, seen)})
+		attempt: k.nextAttempt(pod, c.Name, seen), volumes: w.mounted, handler: sandbox.RuntimeHandler, target: debugTarget(pod, c, seen)})
 	if err != nil {
 		event(corev1.EventTypeWarning, "Failed", "Error: %v", err)
 		return "", &waitError{reason: reasonConfigError, text: err.Error()}

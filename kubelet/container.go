@@ -20,6 +20,7 @@ type containerInput struct {
 	attempt   uint32
 	image     *runtimeapi.Image
 	volumes   map[string]mountedVolume
+	handler   string // of the sandbox
 	target    string // container whose process namespace to join (debugging)
 }
 
@@ -45,7 +46,7 @@ func (k *Kubelet) containerConfig(ctx context.Context, in containerInput) (*runt
 	if err != nil {
 		return nil, err
 	}
-	userns, err := k.userNamespace(pod)
+	userns, err := k.userNamespace(pod, in.handler)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -42,6 +43,26 @@ func (a apiObjects) secret(ctx context.Context, namespace, name string) (*corev1
 	}
 	secret, err := client.For(a.client, client.Secrets).Get(ctx, namespace, name)
 	return secret, singular(err, "secret", name)
+}
+
+// runtimeHandler is what the runtime calls the pod's RuntimeClass; what it costs
+// the API server has written into the pod. Without an API server there are no
+// classes, and the runtime's default has to do.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/runtimeclass.
+func (a apiObjects) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string, error) {
+	name := pod.Spec.RuntimeClassName
+	if name == nil || *name == "" || a.client == nil {
+		return "", nil
+	}
+	class, err := client.For(a.client, client.RuntimeClasses).Get(ctx, "", *name)
+	if apierrors.IsNotFound(err) {
+		return "", apierrors.NewNotFound(nodev1.Resource("runtimeclass"), *name)
+	}
+	if err != nil {
+		return "", fmt.Errorf("failed to lookup RuntimeClass %s: %w", *name, err)
+	}
+	return class.Handler, nil
 }
 
 // singular words a missing object as upstream's kubelet does.

@@ -20,6 +20,8 @@ func podLogDirectory(root, namespace, name string, uid types.UID) string {
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/kuberuntime generatePodSandboxConfig.
 func (k *Kubelet) sandboxConfig(pod *corev1.Pod, userns *runtimeapi.UserNamespace, attempt uint32) *runtimeapi.PodSandboxConfig {
+	bare := *pod // a runtime that has overhead is told of it apart
+	bare.Spec.Overhead = nil
 	config := &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{
 			Name: pod.Name, Namespace: pod.Namespace, Uid: string(pod.UID), Attempt: attempt},
@@ -31,8 +33,12 @@ func (k *Kubelet) sandboxConfig(pod *corev1.Pod, userns *runtimeapi.UserNamespac
 			CgroupParent:    k.cgroups.parent(pod),
 			SecurityContext: sandboxSecurity(pod, userns),
 			Sysctls:         map[string]string{},
-			Resources:       podResources(pod),
+			Resources:       podResources(&bare),
 		},
+	}
+	if overhead := pod.Spec.Overhead; len(overhead) > 0 {
+		config.Linux.Overhead = &runtimeapi.LinuxContainerResources{CpuShares: cpuShares(overhead.Cpu().MilliValue()),
+			CpuPeriod: quotaPeriod, CpuQuota: cpuQuota(overhead.Cpu().MilliValue()), MemoryLimitInBytes: overhead.Memory().Value()}
 	}
 	if !pod.Spec.HostNetwork {
 		config.Hostname, _ = podHostname(pod, k.cfg.ClusterDomain)

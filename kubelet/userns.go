@@ -41,11 +41,11 @@ type usernsRange struct {
 
 // userNamespace is what the runtime is told of a pod's users: nothing, if it
 // has the host's.
-func (k *Kubelet) userNamespace(pod *corev1.Pod) (*runtimeapi.UserNamespace, error) {
+func (k *Kubelet) userNamespace(pod *corev1.Pod, handler string) (*runtimeapi.UserNamespace, error) {
 	if pod.Spec.HostUsers == nil || *pod.Spec.HostUsers {
 		return nil, nil
 	}
-	if !k.node.supportsUserNamespaces(pod) {
+	if !k.node.supportsUserNamespaces(handler) {
 		return nil, errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces")
 	}
 	k.usernsMu.Lock()
@@ -116,24 +116,14 @@ func (k *Kubelet) allocateUserns(path string) (record usernsRecord, err error) {
 	return record, err
 }
 
-// supportsUserNamespaces says what the runtime said of the pod's handler.
-func (n *nodeReporter) supportsUserNamespaces(pod *corev1.Pod) bool {
+// supportsUserNamespaces says what the runtime said of a handler.
+func (n *nodeReporter) supportsUserNamespaces(handler string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, h := range n.handlers {
-		if h.Name == runtimeHandler(pod) {
+		if h.Name == handler {
 			return h.Features != nil && h.Features.UserNamespaces != nil && *h.Features.UserNamespaces
 		}
 	}
 	return false
-}
-
-// runtimeHandler is the runtime's name for the pod's RuntimeClass.
-//
-// Simplified: RuntimeClass objects are not read; the name is the handler.
-func runtimeHandler(pod *corev1.Pod) string {
-	if pod.Spec.RuntimeClassName == nil {
-		return ""
-	}
-	return *pod.Spec.RuntimeClassName
 }

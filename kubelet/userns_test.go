@@ -21,13 +21,13 @@ func TestUserNamespaceRanges(t *testing.T) {
 		}
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: uid, UID: types.UID(uid)}, Spec: corev1.PodSpec{HostUsers: &no}}
 	}
-	if _, err := k.userNamespace(pod("a")); err == nil {
+	if _, err := k.userNamespace(pod("a"), ""); err == nil {
 		t.Error("a runtime without user namespaces must be an error")
 	}
 	k.node.handlers = []corev1.NodeRuntimeHandler{{Features: &corev1.NodeRuntimeHandlerFeatures{UserNamespaces: &yes}}}
 	first := func(uid string) uint32 {
 		t.Helper()
-		ns, err := k.userNamespace(pod(uid))
+		ns, err := k.userNamespace(pod(uid), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,13 +47,13 @@ func TestUserNamespaceRanges(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(k.volumes.podDir("b"), usernsFile), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if ns, err := k.userNamespace(pod("b")); err == nil {
+		if ns, err := k.userNamespace(pod("b"), ""); err == nil {
 			t.Errorf("%q is a range: %v", text, ns)
 		}
 	}
 	host := pod("b")
 	host.Spec.HostUsers = nil
-	if ns, err := k.userNamespace(host); ns != nil || err != nil {
+	if ns, err := k.userNamespace(host, ""); ns != nil || err != nil {
 		t.Errorf("the host's: %v, %v", ns, err)
 	}
 }

@@ -228,7 +228,7 @@ func (r *Runtime) RunPodSandbox(_ context.Context, request *runtimeapi.RunPodSan
 		options = &runtimeapi.NamespaceOption{}
 	}
 	s := &runtimeapi.PodSandboxStatus{Id: r.id(), Metadata: config.Metadata, State: runtimeapi.PodSandboxState_SANDBOX_READY,
-		CreatedAt: time.Now().UnixNano(), Labels: maps.Clone(config.Labels), Annotations: maps.Clone(config.Annotations),
+		CreatedAt: time.Now().UnixNano(), RuntimeHandler: request.RuntimeHandler, Labels: maps.Clone(config.Labels), Annotations: maps.Clone(config.Annotations),
 		Network: &runtimeapi.PodSandboxNetworkStatus{}, Linux: &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: options}}}
 	if options.Network != runtimeapi.NamespaceMode_NODE {
 		if !r.ip.IsValid() {
