@@ -13,8 +13,8 @@ import (
 )
 
 // NFTables is the backend for nftables. It owns one table, and every change is
-// one transaction of the machine's own nft: all of it or nothing, and no packet
-// sees half.
+// one transaction, of the machine's own nft or, where it is a few elements, of
+// ours: all of it or nothing, and no packet sees half.
 type NFTables struct {
 	root   string
 	family Family
@@ -26,6 +26,8 @@ type NFTables struct {
 	// empty when we do not know: at first, after an error, after a meddling.
 	written string
 	sticky  map[*ServicePort]bool // of the last state
+
+	elements elementWriter
 }
 
 // Sync writes the elements that differ.
@@ -45,6 +47,10 @@ func (b *NFTables) Sync(ctx context.Context, state State, options Options) (bool
 		return false, nil
 	}
 	known := b.written
+	// What it cannot write, nft can, or says why not.
+	if !fresh && b.elements.write(b.family, c) == nil {
+		return true, b.forgetAffinity(ctx, state, fresh)
+	}
 	b.written = ""
 	if _, err := b.nft(ctx, text, "-f", "-"); err != nil {
 		return false, fmt.Errorf("write rules: %w", err)
