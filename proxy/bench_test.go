@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -17,19 +20,22 @@ import (
 // one of them (change), and beside it the floor under a load: the kernel's own
 // tool reading the same rules from a file that somebody else has made (tool).
 //
-// Simplified: iptables is not asked to load 10,000 Services: through nf_tables
+// Simplified: iptables is not asked to load 10,000 Services through nf_tables:
 // that takes the tool alone most of a minute.
 func BenchmarkSync(b *testing.B) {
 	for _, c := range []struct {
-		mode     string
-		services int
-		tool     string
+		mode, flavour string
+		services      int
+		tool          string
 	}{
-		{modeIPTables, 1_000, "iptables-restore --noflush"},
-		{modeNFTables, 1_000, "nft -f -"},
-		{modeNFTables, 10_000, "nft -f -"},
+		{modeIPTables, "", 1_000, "iptables-restore --noflush"},
+		{modeIPTables, "-legacy", 1_000, "iptables-restore --noflush"},
+		{modeIPTables, "-legacy", 10_000, "iptables-restore --noflush"},
+		{modeNFTables, "", 1_000, "nft -f -"},
+		{modeNFTables, "", 10_000, "nft -f -"},
 	} {
-		name := func(what string) string { return fmt.Sprintf("%s/%d/%s", c.mode, c.services, what) }
+		name := func(what string) string { return fmt.Sprintf("%s%s/%d/%s", c.mode, c.flavour, c.services, what) }
+		useFlavour(b, c.flavour)
 		services, slices := twoEach(c.services)
 		options := Options{Local: LocalTraffic{CIDR: netip.MustParsePrefix("10.244.0.0/16")}, MasqueradeBit: 14, RandomFully: true}
 		var tracker Tracker
@@ -63,6 +69,21 @@ func BenchmarkSync(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// useFlavour makes one of the two programs that are both called iptables the one
+// that is found under that name, in this test's mounts only.
+func useFlavour(b *testing.B, flavour string) {
+	program, err := filepath.EvalSymlinks("/usr/sbin/iptables")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_ = unix.Unmount(program, unix.MNT_DETACH) // the last one's, if there is one
+	if flavour != "" {
+		if err := unix.Mount("/usr/sbin/xtables"+flavour+"-multi", program, "", unix.MS_BIND, ""); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

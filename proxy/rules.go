@@ -275,6 +275,11 @@ func restoreText(have, want Rules, e entries) string {
 // writeTable: naming a chain makes it, or empties it; only an empty one that
 // nobody jumps to can be removed, so that comes last.
 func writeTable(text *strings.Builder, table string, rules map[string]string, changed, gone []string, enter []jump, leave []string) {
+	size := 0
+	for _, chain := range changed {
+		size += len(chain) + len(":  - [0:0]\n") + len(rules[chain])
+	}
+	text.Grow(size) // megabytes, with many Services
 	fmt.Fprintf(text, "*%s\n", table)
 	for _, list := range [][]string{changed, gone} {
 		for _, chain := range list {

@@ -24,13 +24,14 @@ import (
 // BenchmarkProxies is what Services cost with a whole kube-proxy, ours and, if it
 // is given, the real one: from its start until the last Service answers; from an
 // endpoint's change in the API until a client meets the other endpoint; memory and
-// CPU; and connect() through the last of all Services, beside connect() to the pod.
+// CPU; and through the last of all Services connect(), and a first UDP packet and
+// its answer, each beside the same to the pod itself.
 //
 // Simplified: 10,000 Services only with nftables: iptables through nf_tables takes
 // the tool alone most of a minute.
 func BenchmarkProxies(b *testing.B) {
 	for range b.N {
-		fmt.Println("mode       services  kube-proxy  ready s  change ms  RSS MiB  CPU s  connect µs  beside a pod's own")
+		fmt.Println("mode       services  kube-proxy  ready s  change ms  RSS MiB  CPU s  connect µs  beside a pod's own  UDP µs  beside")
 		for _, c := range []struct {
 			mode     string
 			services int
@@ -65,6 +66,10 @@ func (a *api) fill(n int) exposed {
 	close(work)
 	writers.Wait()
 	last := plain("z-last", "10.96.200.200", "10.244.0.5")
+	name, port, protocol := "udp", int32(ports[0]), corev1.ProtocolUDP
+	last.service.Spec.Ports[0].Name, last.slices[0].Ports[0].Name = "tcp", new("tcp")
+	last.service.Spec.Ports = append(last.service.Spec.Ports, corev1.ServicePort{Name: name, Port: 80, Protocol: protocol})
+	last.slices[0].Ports = append(last.slices[0].Ports, discoveryv1.EndpointPort{Name: &name, Port: &port, Protocol: &protocol})
 	last.create(a)
 	return last
 }
@@ -119,38 +124,63 @@ func (m *machine) measure(a *api, program []string, mode string, services int, l
 		changes = append(changes, wait(to))
 	}
 	slices.Sort(changes)
-	through, direct := m.connects(address), m.connects(fmt.Sprintf("10.244.0.5:%d", ports[0]))
+	own := fmt.Sprintf("10.244.0.5:%d", ports[0])
+	through, direct := m.medianOf(connects, address), m.medianOf(connects, own)
+	udp, directUDP := m.medianOf(firstPacket, address), m.medianOf(firstPacket, own)
 	rss, cpu := usage(m.process)
-	fmt.Printf("%-10s %8d  %-10s %8.2f %10.1f %8.0f %6.2f %11.1f %19.2f\n", mode, services, m.name, ready.Seconds(),
-		float64(changes[len(changes)/2].Microseconds())/1000, rss, cpu, float64(through.Nanoseconds())/1000, float64(through)/float64(direct))
+	micros := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+	fmt.Printf("%-10s %8d  %-10s %8.2f %10.1f %8.0f %6.2f %11.1f %19.2f %7.1f %7.2f\n", mode, services, m.name, ready.Seconds(),
+		micros(changes[len(changes)/2])/1000, rss, cpu, micros(through), float64(through)/float64(direct), micros(udp), float64(udp)/float64(directUDP))
 	_ = m.process.Cmd.Process.Signal(unix.SIGTERM)
 }
 
-// connects is the median of many connect() calls.
-func (m *machine) connects(address string) time.Duration {
+// medianOf asks an address many times, from the node.
+func (m *machine) medianOf(ask func(unix.Sockaddr) (time.Duration, error), address string) time.Duration {
 	to := netip.MustParseAddrPort(address)
 	var times []time.Duration
 	m.node.Must(func() error {
 		for range 1_000 {
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			took, err := ask(&unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", address, err)
 			}
-			start := time.Now()
-			err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
-			times = append(times, time.Since(start))
-			if err != nil {
-				return err
-			}
-			for n := 1; n > 0; { // until the other side has closed: no queue grows
-				n, _ = unix.Read(fd, make([]byte, 100))
-			}
-			_ = unix.Close(fd)
+			times = append(times, took)
 		}
 		return nil
 	})
 	slices.Sort(times)
 	return times[len(times)/2]
+}
+
+// connects is the time of one connect().
+func connects(to unix.Sockaddr) (time.Duration, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	start := time.Now()
+	err = unix.Connect(fd, to)
+	took := time.Since(start)
+	for n := 1; n > 0; { // until the other side has closed: no queue grows
+		n, _ = unix.Read(fd, make([]byte, 100))
+	}
+	return took, err
+}
+
+// firstPacket is the time of a new flow's first packet and its answer.
+func firstPacket(to unix.Sockaddr) (time.Duration, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	start := time.Now()
+	if err := unix.Sendto(fd, []byte("?"), 0, to); err != nil {
+		return 0, err
+	}
+	_, err = unix.Read(fd, make([]byte, 100))
+	return time.Since(start), err
 }
 
 // usage is the resident memory in MiB, and the CPU in seconds of the process and
