@@ -39,30 +39,34 @@ const (
 	localByInterfacePrefix = "InterfaceNamePrefix"
 )
 
-// LoadConfig reads a KubeProxyConfiguration strictly: a field that is misspelt
-// is an error, not a default.
-func LoadConfig(path string) (*kubeproxy.KubeProxyConfiguration, error) {
+// LoadConfig reads a KubeProxyConfiguration. What is misspelt in it counts for
+// nothing, as in upstream's, and is answered as ignored: somebody should hear of it.
+func LoadConfig(path string) (c *kubeproxy.KubeProxyConfiguration, ignored, err error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c, err := ParseConfig(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	if c, ignored, err = ParseConfig(data); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return c, nil
+	return c, ignored, nil
 }
 
 // ParseConfig is LoadConfig without the file.
-func ParseConfig(data []byte) (*kubeproxy.KubeProxyConfiguration, error) {
-	c := &kubeproxy.KubeProxyConfiguration{}
-	if err := yaml.UnmarshalStrict(data, c); err != nil {
-		return nil, err
+//
+// Upstream: kubernetes cmd/kube-proxy/app/options.go loadConfig
+func ParseConfig(data []byte) (c *kubeproxy.KubeProxyConfiguration, ignored, err error) {
+	c = &kubeproxy.KubeProxyConfiguration{}
+	if ignored = yaml.UnmarshalStrict(data, c); ignored != nil {
+		*c = kubeproxy.KubeProxyConfiguration{}
+		if err := yaml.Unmarshal(data, c); err != nil {
+			return nil, nil, err
+		}
 	}
 	if c.APIVersion != APIVersion || c.Kind != "KubeProxyConfiguration" {
-		return nil, fmt.Errorf("this is a %s %s, not a %s KubeProxyConfiguration", c.APIVersion, c.Kind, APIVersion)
+		return nil, nil, fmt.Errorf("this is a %s %s, not a %s KubeProxyConfiguration", c.APIVersion, c.Kind, APIVersion)
 	}
-	return c, nil
+	return c, ignored, nil
 }
 
 // setDefaults fills in upstream's defaults for what we read.
@@ -79,6 +83,8 @@ func setDefaults(c *kubeproxy.KubeProxyConfiguration) {
 			d.Duration = value
 		}
 	}
+	or(&c.Logging.Format, "text")
+	after(&c.Logging.FlushFrequency.Duration, 5*time.Second)
 	or((*string)(&c.DetectLocalMode), localByClusterCIDR)
 	or(&c.BindAddress, "0.0.0.0")
 	everybody, ourselves := "0.0.0.0", "127.0.0.1"
@@ -115,7 +121,10 @@ func setDefaults(c *kubeproxy.KubeProxyConfiguration) {
 //
 // Upstream: kubernetes pkg/proxy/apis/config/validation/validation.go
 func validate(c *kubeproxy.KubeProxyConfiguration) error {
-	var errs field.ErrorList
+	errs := validateLogging(c)
+	if errs != nil {
+		return fmt.Errorf("initialize logging: %w", errs.ToAggregate())
+	}
 	root := field.NewPath("KubeProxyConfiguration")
 	check := func(ok bool, path string, value any, detail string) {
 		if !ok {
@@ -187,6 +196,22 @@ func validate(c *kubeproxy.KubeProxyConfiguration) error {
 	return append(errs, validateLocal(c, root)...).ToAggregate()
 }
 
+func validateLogging(c *kubeproxy.KubeProxyConfiguration) (errs field.ErrorList) {
+	root, l := field.NewPath("logging"), c.Logging
+	if l.FlushFrequency.Duration.Duration < 0 {
+		errs = append(errs, field.Invalid(root.Child("flushFrequency"), l.FlushFrequency, "Must be greater than zero"))
+	}
+	if l.Format != "text" && l.Format != "json" {
+		errs = append(errs, field.Invalid(root.Child("format"), l.Format, "Unsupported log format"))
+	}
+	for i, item := range l.VModule {
+		if item.FilePattern == "" {
+			errs = append(errs, field.Required(root.Child("vmodule").Index(i), "File pattern must not be empty"))
+		}
+	}
+	return errs
+}
+
 func validateLocal(c *kubeproxy.KubeProxyConfiguration, root *field.Path) (errs field.ErrorList) {
 	at := root.Child("DetectLocalConfiguration")
 	switch c.DetectLocalMode {
@@ -226,7 +251,7 @@ func withoutEffect(c *kubeproxy.KubeProxyConfiguration) (names []string) {
 		"featureGates": len(c.FeatureGates) > 0, "portRange": c.PortRange != "", "showHiddenMetricsForVersion": c.ShowHiddenMetricsForVersion != "",
 		"enableProfiling": c.EnableProfiling, "bindAddressHardFail": c.BindAddressHardFail, "windowsRunAsService": c.WindowsRunAsService,
 		"winkernel": c.Winkernel != kubeproxy.KubeProxyWinkernelConfiguration{}, "oomScoreAdj": c.OOMScoreAdj != nil,
-		"logging.format": c.Logging.Format != "" && c.Logging.Format != "text",
+		"logging.vmodule": len(c.Logging.VModule) > 0,
 	} {
 		if set {
 			names = append(names, name)

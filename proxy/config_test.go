@@ -39,11 +39,11 @@ func loadYAML(t *testing.T, path string) (services []*corev1.Service, slices []*
 
 const head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 
-// A file is read strictly, defaults are upstream's, and errors name the field.
+// Defaults are upstream's, errors name the field, and what is misspelt is told.
 func TestConfig(t *testing.T) {
-	c, err := ParseConfig([]byte(head + "mode: \"\"\nclusterCIDR: 10.200.0.0/16\niptables: {syncPeriod: 0s, masqueradeBit: null}\n"))
-	if err != nil {
-		t.Fatal(err)
+	c, ignored, err := ParseConfig([]byte(head + "mod: iptables\nmode: \"\"\nclusterCIDR: 10.200.0.0/16\niptables: {syncPeriod: 0s, masqueradeBit: null}\n"))
+	if err != nil || ignored == nil || !strings.Contains(ignored.Error(), `unknown field "mod"`) {
+		t.Fatal(ignored, err)
 	}
 	setDefaults(c)
 	if err := validate(c); err != nil {
@@ -56,7 +56,9 @@ func TestConfig(t *testing.T) {
 		t.Errorf("local traffic: %s", got)
 	}
 	for text, want := range map[string]string{
-		head + "mod: iptables":                                                 "mod",
+		head + "logging: {format: xml}":                                        `initialize logging: logging.format: Invalid value: "xml": Unsupported log format`,
+		head + "logging: {flushFrequency: -5s}":                                `logging.flushFrequency: Invalid value: "-5s": Must be greater than zero`,
+		head + "logging: {vmodule: [{verbosity: 3}]}":                          "logging.vmodule[0]: Required value: File pattern must not be empty",
 		head + "mode: [iptables]":                                              "mode",
 		"apiVersion: v1\nkind: Pod\n":                                          "not a kubeproxy",
 		head + "mode: userspace":                                               `KubeProxyConfiguration.Mode.ProxyMode: Invalid value: "userspace": must be iptables, ipvs, nftables or blank`,
@@ -80,7 +82,7 @@ func TestConfig(t *testing.T) {
 		head + "nodePortAddresses: [primary, 10.0.0.0/8]":                      "can't use both 'primary' and CIDRs",
 		head + "configSyncPeriod: -1s":                                         `KubeProxyConfiguration.ConfigSyncPeriod: Invalid value: "-1s": must be greater than 0`,
 	} {
-		c, err := ParseConfig([]byte(text))
+		c, _, err := ParseConfig([]byte(text))
 		if err == nil {
 			setDefaults(c)
 			err = validate(c)
@@ -121,8 +123,8 @@ func TestRealConfigs(t *testing.T) {
 	if _, err := os.Stat(hardWay); err != nil {
 		t.Skipf("the real manifests are not here: %v", err)
 	}
-	c, err := LoadConfig(hardWay)
-	if err != nil || c.ClusterCIDR != "10.200.0.0/16" || c.ClientConnection.Kubeconfig != "/var/lib/kube-proxy/kubeconfig" {
+	c, ignored, err := LoadConfig(hardWay)
+	if err != nil || ignored != nil || c.ClusterCIDR != "10.200.0.0/16" || c.ClientConnection.Kubeconfig != "/var/lib/kube-proxy/kubeconfig" {
 		t.Errorf("%+v, %v", c, err)
 	}
 	data, err := os.ReadFile(filepath.Join(shared, "manifests", "kubeadm", "addon-kube-proxy.yaml"))
@@ -134,9 +136,9 @@ func TestRealConfigs(t *testing.T) {
 		if err := yaml.Unmarshal(document, &configMap); err != nil || configMap.Data["config.conf"] == "" {
 			continue
 		}
-		c, err := ParseConfig([]byte(configMap.Data["config.conf"]))
-		if err != nil {
-			t.Fatal(err)
+		c, ignored, err := ParseConfig([]byte(configMap.Data["config.conf"]))
+		if err != nil || ignored != nil {
+			t.Fatal(ignored, err)
 		}
 		setDefaults(c)
 		if err := validate(c); err != nil || c.ClusterCIDR != "10.244.0.0/16" {
@@ -150,7 +152,7 @@ func TestRealConfigs(t *testing.T) {
 func FuzzConfig(f *testing.F) {
 	f.Add(head + "mode: iptables\nclusterCIDR: 10.0.0.0/8\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		if c, err := ParseConfig([]byte(text)); err == nil {
+		if c, _, err := ParseConfig([]byte(text)); err == nil {
 			setDefaults(c)
 			_ = validate(c)
 			_ = localTraffic(c, IPv4, nil)

@@ -7,9 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -26,8 +30,10 @@ type health struct {
 	registry *prometheus.Registry
 	metrics  metrics
 
-	mu         sync.Mutex // guards all below
-	pending    time.Time  // when the oldest change came that is not written; zero: none
+	started    time.Time
+	mu         sync.Mutex  // guards all below
+	pending    time.Time   // when the oldest change came that is not written; zero: none
+	triggers   []time.Time // of the changes of endpoints that are not written
 	lastUpdate time.Time
 	eligible   bool // the node is not being removed
 	checks     map[uint16]serviceCheck
@@ -40,7 +46,7 @@ type serviceCheck struct {
 }
 
 func newHealth(syncPeriod time.Duration, log *slog.Logger) *health {
-	h := &health{limit: 2 * syncPeriod, log: log, registry: prometheus.NewRegistry(), eligible: true, lastUpdate: time.Now()}
+	h := &health{limit: 2 * syncPeriod, log: log, registry: prometheus.NewRegistry(), eligible: true, lastUpdate: time.Now(), started: time.Now()}
 	h.metrics = newMetrics(h.registry)
 	return h
 }
@@ -49,9 +55,10 @@ func newHealth(syncPeriod time.Duration, log *slog.Logger) *health {
 //
 // Upstream: kubernetes pkg/proxy/metrics/metrics.go
 type metrics struct {
-	duration                                      *prometheus.HistogramVec
+	duration, programming                         *prometheus.HistogramVec
 	lastSync, lastQueued, noLocal                 *prometheus.GaugeVec
 	iptablesFailures, nftFailures, healthz, livez *prometheus.CounterVec
+	flows                                         *prometheus.CounterVec
 	services, endpoints                           prometheus.Counter
 }
 
@@ -70,6 +77,9 @@ func newMetrics(registry *prometheus.Registry) metrics {
 	m := metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Subsystem: "kubeproxy", Name: "sync_proxy_rules_duration_seconds",
 			Help: "SyncProxyRules latency in seconds", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, []string{family}),
+		programming: prometheus.NewHistogramVec(prometheus.HistogramOpts{Subsystem: "kubeproxy", Name: "network_programming_duration_seconds",
+			Help:    "In Cluster Network Programming Latency in seconds",
+			Buckets: slices.Concat(prometheus.LinearBuckets(0.25, 0.25, 2), prometheus.LinearBuckets(1, 1, 59), prometheus.LinearBuckets(60, 5, 12), prometheus.LinearBuckets(120, 30, 7))}, []string{family}),
 		lastSync:         gauge("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced", family),
 		lastQueued:       gauge("sync_proxy_rules_last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued", family),
 		noLocal:          gauge("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints", "traffic_policy", family),
@@ -77,10 +87,11 @@ func newMetrics(registry *prometheus.Registry) metrics {
 		nftFailures:      counter("sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures", family),
 		healthz:          counter("proxy_healthz_total", "Cumulative proxy healthz HTTP status", "code"),
 		livez:            counter("proxy_livez_total", "Cumulative proxy livez HTTP status", "code"),
+		flows:            counter("conntrack_reconciler_deleted_entries_total", "Cumulative conntrack flows deleted by conntrack reconciler", family),
 		services:         counter("sync_proxy_rules_service_changes_total", "Cumulative proxy rules Service changes").WithLabelValues(),
 		endpoints:        counter("sync_proxy_rules_endpoint_changes_total", "Cumulative proxy rules Endpoint changes").WithLabelValues(),
 	}
-	registry.MustRegister(m.duration)
+	registry.MustRegister(m.duration, m.programming)
 	return m
 }
 
@@ -93,6 +104,31 @@ func (h *health) queued() {
 	if h.pending.IsZero() {
 		h.pending = time.Now()
 	}
+}
+
+// mostTriggers are kept while nothing can be written; what comes after them is not
+// measured.
+const mostTriggers = 10_000
+
+// triggered notes when that happened, to a pod or a Service, of which a slice now
+// tells. Upstream: kubernetes pkg/proxy/endpointschangetracker.go
+func (h *health) triggered(old, now *discoveryv1.EndpointSlice) {
+	if now == nil || old != nil && old.Annotations[corev1.EndpointsLastChangeTriggerTime] == now.Annotations[corev1.EndpointsLastChangeTriggerTime] {
+		return
+	}
+	at, err := time.Parse(time.RFC3339Nano, now.Annotations[corev1.EndpointsLastChangeTriggerTime])
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil && at.After(h.started) && len(h.triggers) < mostTriggers {
+		h.triggers = append(h.triggers, at)
+	}
+}
+
+// begun is before a sync reads what there is: so many triggers it will cover.
+func (h *health) begun() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.triggers)
 }
 
 // updated says that nothing is wrong and nothing had to be written.
@@ -116,7 +152,7 @@ func (h *health) setEligible(eligible bool) {
 	h.eligible = eligible
 }
 
-func (h *health) synced(took time.Duration, state State) {
+func (h *health) synced(took time.Duration, covered int, state State) {
 	checks := map[uint16]serviceCheck{}
 	family := state.Family.label()
 	internal, external := 0, 0 // without an endpoint here that the policy asks for
@@ -142,6 +178,10 @@ func (h *health) synced(took time.Duration, state State) {
 	if !h.pending.IsZero() {
 		h.metrics.lastQueued.WithLabelValues(family).Set(float64(h.pending.UnixNano()) / 1e9)
 	}
+	for _, at := range h.triggers[:covered] {
+		h.metrics.programming.WithLabelValues(family).Observe(time.Since(at).Seconds())
+	}
+	h.triggers = h.triggers[covered:]
 	h.pending, h.lastUpdate, h.checks = time.Time{}, time.Now(), checks
 }
 

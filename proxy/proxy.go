@@ -69,6 +69,7 @@ func New(config Config, nodeName string, c *client.Client, log *slog.Logger) (*P
 	})
 	p.slices.OnChange(func(old, new *discoveryv1.EndpointSlice) {
 		p.health.metrics.endpoints.Inc()
+		p.health.triggered(old, new)
 		p.changed()
 	})
 	p.nodes.OnChange(func(old, new *corev1.Node) {
@@ -217,6 +218,7 @@ func (p *Proxy) sync(ctx context.Context) error {
 	config := &p.config.KubeProxyConfiguration
 	p.local, p.options.Local = local, localTraffic(config, p.family, podCIDRs)
 	p.options.NodePortAddresses, p.options.AllAddresses = nodePortAddresses(nodePortRanges(config), local, p.options.NodeIP)
+	covered := p.health.begun()
 	state := p.tracker.State(node, p.services.List(), p.slices.List())
 	wrote, err := p.backend.Sync(ctx, state, p.options)
 	if err != nil {
@@ -232,7 +234,7 @@ func (p *Proxy) sync(ctx context.Context) error {
 	if wrote {
 		p.log.Info("Rules are up to date", "state", state.Summary(), "duration", time.Since(start).Round(100*time.Microsecond))
 	}
-	p.health.synced(time.Since(start), state)
+	p.health.synced(time.Since(start), covered, state)
 	// After the rules: a flow deleted before would be made again by the old ones.
 	return p.forgetStaleFlows(state, local)
 }
@@ -248,6 +250,7 @@ func (p *Proxy) forgetStaleFlows(state State, local []netip.Addr) error {
 		return nil
 	}
 	n, err := deleteStaleFlows(p.family, newUDPFlows(state, local))
+	p.health.metrics.flows.WithLabelValues(p.family.label()).Add(float64(n))
 	if err != nil {
 		return err
 	}

@@ -122,13 +122,25 @@ func (o *options) run(cmd *cobra.Command) error {
 		fmt.Fprintln(cmd.OutOrStdout(), "Kubernetes", version.Git)
 		return nil
 	}
-	ctx, log := flags.SignalContext(), o.logging.Logger("kube-proxy")
+	ctx := flags.SignalContext()
 	if o.cleanup {
+		log := o.logging.Logger("kube-proxy")
 		return errors.Join(proxy.CleanOthers(ctx, "", o.fromFlags.HostRoot, proxy.IPv4, log), proxy.CleanOthers(ctx, "", o.fromFlags.HostRoot, proxy.IPv6, log))
 	}
-	config, err := o.config()
+	config, ignored, err := o.config()
 	if err != nil {
 		return err
+	}
+	// Of logging the flags have the last word.
+	if config.Logging.Format != "" && !cmd.Flags().Changed("logging-format") {
+		o.logging.Format = config.Logging.Format
+	}
+	if !cmd.Flags().Changed("v") {
+		o.logging.Verbosity = int(config.Logging.Verbosity)
+	}
+	log := o.logging.Logger("kube-proxy")
+	if ignored != nil {
+		log.Warn("Using lenient decoding as strict decoding failed", "err", ignored)
 	}
 	name, err := o.nodeName(config)
 	if err != nil {
@@ -147,19 +159,19 @@ func (o *options) run(cmd *cobra.Command) error {
 }
 
 // config is the file's content, or what the flags say.
-func (o *options) config() (proxy.Config, error) {
-	config := o.fromFlags
+func (o *options) config() (config proxy.Config, ignored, err error) {
+	config = o.fromFlags
 	config.ClientConnection.Kubeconfig = o.kubeconfig
 	config.Mode = kubeproxy.ProxyMode(o.mode)
 	config.NFTables.MasqueradeAll, config.NFTables.MasqueradeBit = config.IPTables.MasqueradeAll, config.IPTables.MasqueradeBit
 	if o.configFile == "" {
-		return config, nil
+		return config, nil, nil
 	}
-	file, err := proxy.LoadConfig(o.configFile)
+	file, ignored, err := proxy.LoadConfig(o.configFile)
 	if err != nil {
-		return config, err
+		return config, nil, err
 	}
-	return proxy.Config{KubeProxyConfiguration: *file, HostRoot: o.fromFlags.HostRoot}, nil
+	return proxy.Config{KubeProxyConfiguration: *file, HostRoot: o.fromFlags.HostRoot}, ignored, nil
 }
 
 func (o *options) nodeName(config proxy.Config) (string, error) {

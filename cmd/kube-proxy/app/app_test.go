@@ -89,8 +89,8 @@ func TestBadCommandLines(t *testing.T) {
 			t.Errorf("%v: %v, want %q", c.args, err, c.want)
 		}
 	}
-	if _, err := run(write("modus: iptables\n")); err == nil || !strings.Contains(err.Error(), "modus") {
-		t.Errorf("a misspelt field: %v", err)
+	if _, err := run(write("mode: [iptables]\n")); err == nil || !strings.Contains(err.Error(), "mode") {
+		t.Errorf("a list for a word: %v", err)
 	}
 	if out, err := run("--version"); err != nil || !strings.HasPrefix(out, "Kubernetes v1.36") {
 		t.Errorf("--version: %q %v", out, err)

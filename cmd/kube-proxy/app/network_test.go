@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 	corev1 "k8s.io/api/core/v1"
@@ -337,10 +338,13 @@ func TestNetwork(t *testing.T) {
 	_ = n.proxies[0].Cmd.Wait()
 	n.answers(podA, "tcp", "10.96.0.80:80", "a", "b")
 	changed := slice("web", map[string]string{ipC: "node-2"})
+	changed.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: time.Now().Format(time.RFC3339Nano)}
 	if _, err := client.For(n.client, client.EndpointSlices).Update(context.Background(), changed); err != nil {
 		t.Fatal(err)
 	}
 	n.answers(podB, "tcp", "10.96.0.80:80", "c")
+	const took = `kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} 1`
+	nstest.Eventually(t, took, func() bool { return strings.Contains(n.get(1, "127.0.0.1:10249/metrics"), took) })
 	n.startProxy(0)
 	n.answers(podA, "tcp", "10.96.0.80:80", "c")
 	n.answers(podA, "udp", "10.96.0.80:80", "c")

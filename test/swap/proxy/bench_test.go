@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,7 +16,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"tinykube/client"
 	"tinykube/internal/nstest"
 )
 
@@ -101,18 +99,7 @@ func (m *machine) measure(a *api, program []string, mode string, services int, l
 		}
 		return time.Since(start)
 	}
-	kind := client.For(a.client, client.EndpointSlices)
-	move := func(to string) {
-		slice, err := kind.Get(context.Background(), "default", last.service.Name)
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		slice.Endpoints[0].Addresses = []string{to}
-		if _, err := kind.Update(context.Background(), slice); err != nil {
-			m.t.Fatal(err)
-		}
-	}
-	move("10.244.0.5")
+	a.edit(last, "10.244.0.5")
 	start := time.Now()
 	m.start(a, program, mode, "")
 	wait("10.244.0.5")
@@ -120,7 +107,7 @@ func (m *machine) measure(a *api, program []string, mode string, services int, l
 	var changes []time.Duration
 	for i := range 8 {
 		to := []string{"10.244.0.6", "10.244.0.5"}[i%2]
-		move(to)
+		a.edit(last, to)
 		changes = append(changes, wait(to))
 	}
 	slices.Sort(changes)

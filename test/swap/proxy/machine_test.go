@@ -138,10 +138,11 @@ kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: ` + a.env.Kubeconfig + `, qps: 1000, burst: 1000}
 clusterCIDR: 10.244.0.0/16
 hostnameOverride: node-0
-iptables: {minSyncPeriod: 10ms, localhostNodePorts: true}
-nftables: {minSyncPeriod: 10ms}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 mode: ` + mode + "\n" + more
+	if !strings.Contains(more, "minSyncPeriod") {
+		text += "iptables: {minSyncPeriod: 10ms, localhostNodePorts: true}\nnftables: {minSyncPeriod: 10ms}\n"
+	}
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)
 	}

@@ -74,8 +74,11 @@ func randomService(r *rand.Rand, round, i int) exposed {
 		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 		s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}}
 	}
-	if chance(5) {
+	switch {
+	case chance(5):
 		s.Labels["service.kubernetes.io/service-proxy-name"] = "somebody"
+	case s.Spec.Type == "" && chance(15):
+		s.Spec.ClusterIP = corev1.ClusterIPNone // whatever else it says, no proxy serves it
 	}
 	hints := []string{"", "", "", "zone", "node"}[r.IntN(5)]
 	moods := []int{r.IntN(9), r.IntN(9), r.IntN(9), r.IntN(9)}
@@ -170,7 +173,9 @@ func (e *exposed) addresses() (list []string) {
 	for _, port := range e.service.Spec.Ports {
 		protocol := strings.ToLower(string(port.Protocol))
 		add := func(ip string, port int32) { list = append(list, fmt.Sprintf("%s %s:%d", protocol, ip, port)) }
-		add(e.service.Spec.ClusterIP, port.Port)
+		if e.service.Spec.ClusterIP != corev1.ClusterIPNone {
+			add(e.service.Spec.ClusterIP, port.Port)
+		}
 		for _, ip := range e.service.Spec.ExternalIPs {
 			add(ip, port.Port)
 		}
