@@ -56,6 +56,12 @@ func (a api) grant(user, role, namespace string) {
 	}
 	a.ok("POST", path, asJSON, fmt.Sprintf(`{"metadata":{"name":%q},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":%q},
 		"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":%q}]}`, name, role, user))
+	// Rights are read from the cache, which may be a moment behind.
+	for path, name := range map[string]string{path: name, rbacV1 + "/clusterroles": role} {
+		eventually(a.T, name+" is in the cache", func() bool {
+			return strings.Contains(fmt.Sprint(a.ok("GET", path+"?resourceVersion=0", "", "")["items"]), "name:"+name+" ")
+		})
+	}
 }
 
 // may asks the server about one's own rights.
