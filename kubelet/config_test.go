@@ -1,9 +1,12 @@
 package kubelet
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
@@ -22,11 +26,11 @@ func TestRealStaticPodManifests(t *testing.T) {
 	dir := reference.Path(t, "manifests/kubeadm")
 	uids := map[string]bool{}
 	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
-		pod, err := readManifest(filepath.Join(dir, name+".yaml"), "Node-0")
+		pod, err := readManifest(filepath.Join(dir, name+".yaml"), "node-0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := readManifest(filepath.Join(dir, name+".yaml"), "Node-0")
+		again, err := readManifest(filepath.Join(dir, name+".yaml"), "node-0")
 		if err != nil || again.UID != pod.UID {
 			t.Errorf("%s: the UID is not stable: %s, %s", name, pod.UID, again.UID)
 		}
@@ -34,7 +38,7 @@ func TestRealStaticPodManifests(t *testing.T) {
 		if pod.Name != name+"-node-0" || pod.Namespace != "kube-system" || pod.Annotations[annotationConfigHash] != string(pod.UID) || len(pod.UID) != 32 {
 			t.Errorf("%s: %s/%s %v", name, pod.Namespace, pod.Name, pod.Annotations)
 		}
-		if pod.Spec.NodeName != "Node-0" || pod.Spec.RestartPolicy != corev1.RestartPolicyAlways || !isStatic(pod) ||
+		if pod.Spec.NodeName != "node-0" || pod.Spec.RestartPolicy != corev1.RestartPolicyAlways || !isStatic(pod) ||
 			!slices.Contains(pod.Spec.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}) {
 			t.Errorf("%s: %+v", name, pod.Spec)
 		}
@@ -63,20 +67,41 @@ func TestManifestsThatAreRefused(t *testing.T) {
 // TestManifestDirectoryFullOfTraps must end, and find the one pod in it.
 func TestManifestDirectoryFullOfTraps(t *testing.T) {
 	dir := t.TempDir()
+	bomb := "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+	for i := range 20 {
+		bomb += fmt.Sprintf("a%d: &a%[1]d [%s]\n", i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
+	}
 	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: b}]}\n"
-	for name, text := range map[string]string{"good.yaml": pod, ".hidden.yaml": pod, "broken.yaml": "{", "big.yaml": strings.Repeat("#", maxManifestBytes+10)} {
+	for name, text := range map[string]string{"good.yaml": pod, ".hidden.yaml": pod, "broken.yaml": "{", "big.yaml": strings.Repeat("#", maxManifestBytes+10),
+		"deep.yaml": strings.Repeat("[", 1<<20), "deeper.yaml": "a: " + strings.Repeat(`{"a":`, 9000) + "1" + strings.Repeat("}", 9000), "bomb.yaml": bomb,
+		"names.yaml": strings.Replace(pod, "name: a,", "name: ../../a,", 1), "uid.yaml": strings.Replace(pod, "name: x", "name: x, uid: ../../x", 1),
+		"unmasked.yaml": strings.Replace(pod, "image: b", "image: b, securityContext: {procMount: Unmasked}", 1)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for from, to := range map[string]string{"loop": "loop", "self": ".", "device": "/dev/zero", "dangling": "/nowhere"} {
+	if err := unix.Mkfifo(filepath.Join(dir, "fifo.yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := net.Listen("unix", filepath.Join(dir, "socket.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	for from, to := range map[string]string{"loop": "loop", "ping": "pong", "pong": "ping", "self": ".", "device": "/dev/zero", "dangling": "/nowhere"} {
 		if err := os.Symlink(to, filepath.Join(dir, from)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := &staticPods{path: dir, nodeName: "n", log: discard}
+	var said bytes.Buffer
+	s := &staticPods{path: dir, nodeName: "n", log: slog.New(slog.NewTextHandler(&said, nil))}
 	if !s.scan() || s.scan() {
 		t.Error("the first scan changes something, the second does not")
+	}
+	for _, name := range []string{"broken.yaml", "big.yaml", "deep.yaml", "deeper.yaml", "bomb.yaml", "names.yaml", "uid.yaml", "unmasked.yaml", "fifo.yaml", "socket.yaml", "loop", "ping", "device", "dangling"} {
+		if n := strings.Count(said.String(), "/"+name+" err="); n != 1 {
+			t.Errorf("%s is complained of %d times", name, n)
+		}
 	}
 	pods, read := s.list()
 	if !read || len(pods) != 1 || pods[0].Name != "x-n" {

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"tinykube/api/defaults"
+	"tinykube/api/validation"
 )
 
 // The annotations of static pods and of their mirrors.
@@ -171,8 +172,8 @@ func (s *staticPods) scan() bool {
 	return changed
 }
 
-// manifestPaths lists the files to read. Dotfiles are somebody's work in
-// progress; everything that is not a regular file would block or never end.
+// manifestPaths lists what to read. Dotfiles are somebody's work in progress,
+// and folders are not looked into.
 func manifestPaths(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -196,7 +197,7 @@ func manifestPaths(path string) ([]string, error) {
 			continue
 		}
 		full := filepath.Join(path, e.Name())
-		if info, err := os.Stat(full); err == nil && info.Mode().IsRegular() {
+		if info, err := os.Stat(full); err != nil || !info.IsDir() {
 			out = append(out, full)
 		}
 	}
@@ -211,6 +212,9 @@ func (s *staticPods) load(path string) staticFile {
 	info, err := os.Stat(path)
 	if err == nil && known.pod != nil && known.failure == "" && info.Size() == known.size && info.ModTime().Equal(known.modified) {
 		return known
+	}
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("not a regular file but %s", info.Mode().Type()) // it would block, or never end
 	}
 	var pod *corev1.Pod
 	if err == nil {
@@ -286,6 +290,13 @@ func parseStaticPod(raw []byte, source, path, nodeName string) (*corev1.Pod, err
 		pod.Spec.Tolerations = append(pod.Spec.Tolerations, tolerateAll)
 	}
 	defaults.Apply(pod)
+	// Nobody else has looked at it: names become paths and cgroups on the node.
+	if errs := validation.Pod(pod); len(errs) > 0 {
+		return nil, fmt.Errorf("invalid pod: %w", errs.ToAggregate())
+	}
+	if strings.Contains(string(pod.UID), "/") || pod.UID == "." || pod.UID == ".." {
+		return nil, fmt.Errorf("invalid pod: metadata.uid %q is no name of a directory", pod.UID)
+	}
 	pod.Status.Phase = corev1.PodPending
 	return pod, nil
 }

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -252,6 +253,49 @@ func TestSubPathStaysInItsVolume(t *testing.T) {
 			}
 		}
 		unmount(target)
+	})
+}
+
+// A container of the pod swaps the path for a link while another one is started
+// with it as its subPath: it gets the path, or nothing, and never the host's.
+func TestSubPathIsNotRaced(t *testing.T) {
+	privately(t, func(t *testing.T) {
+		volume, outside := t.TempDir(), t.TempDir()
+		target := filepath.Join(t.TempDir(), "target")
+		err := errors.Join(os.Mkdir(volume+"/a", 0o755), os.WriteFile(volume+"/a/mine", nil, 0o600), os.WriteFile(outside+"/precious", nil, 0o600),
+			os.Symlink(outside, volume+"/b"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		swapped := make(chan int)
+		go func() { // joined below
+			n := 0
+			for ; ctx.Err() == nil; n++ {
+				_ = unix.Renameat2(unix.AT_FDCWD, volume+"/a", unix.AT_FDCWD, volume+"/b", unix.RENAME_EXCHANGE)
+			}
+			swapped <- n
+		}()
+		var got, refused int
+		for deadline := time.Now().Add(30 * time.Second); (got < 200 || refused < 200) && time.Now().Before(deadline); {
+			if bindSubPath(volume, "a", target) != nil {
+				refused++
+				continue
+			}
+			got++
+			if _, err := os.Stat(target + "/mine"); err != nil {
+				t.Errorf("something else than the volume's is there: %v", err)
+			}
+			unmount(target)
+		}
+		cancel()
+		if n := <-swapped; got == 0 || refused == 0 || n == 0 {
+			t.Errorf("no race: %d binds, %d refused, %d swaps", got, refused, n)
+		}
+		if entries, err := os.ReadDir(outside); err != nil || len(entries) != 1 {
+			t.Errorf("outside: %v, %v", entries, err)
+		}
 	})
 }
 

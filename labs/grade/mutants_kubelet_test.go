@@ -106,7 +106,7 @@ var kubeletMutants = []mutant{
 	{"14", "leaves what nobody has painted for it", mirrorFile,
 		"if pod == nil || m.Annotations", "if pod == nil && len(m.OwnerReferences) > 0 && m.Annotations[annotationConfigSource] == \"\" {\n\t\t\tcontinue\n\t\t}\n\t\tif pod == nil || m.Annotations", "that never was"},
 	{"14", "takes a name for enough", mirrorFile,
-		"if !existing[client.Key(p)] {", "if !existing[p.Name] {\n\t\t\texisting[p.Name] = true", "two of one name"},
+		"existing[client.Key(m)] = true", "for _, p := range static {\n\t\t\texisting[client.Key(p)] = existing[client.Key(p)] || p.Name == m.Name\n\t\t}", "two of one name"},
 
 	{"16", "puts every pod into a class", cgroupFile,
 		`return "kubepods/" + group`, `return "kubepods/guaranteed/" + group`, "beside the classes"},

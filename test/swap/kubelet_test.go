@@ -1,9 +1,11 @@
 package swap
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -95,5 +97,44 @@ func (c *clusterUnderTest) useKubelet(name string) {
 	if out := c.run("", "kubectl", "exec", name, "-c", "main", "--", "cat", "/shared/file"); strings.TrimSpace(out) != "made" {
 		c.t.Errorf("exec: %q", out)
 	}
+	c.copies(name)
+	c.debugs(name)
+	c.attaches(name + "-listens")
 	c.run("", "kubectl", "delete", "pod", name, "--timeout=60s")
+}
+
+// copies sends a file into a pod and fetches it again.
+func (c *clusterUnderTest) copies(pod string) {
+	c.t.Helper()
+	sent, back := filepath.Join(c.t.TempDir(), "sent"), filepath.Join(c.t.TempDir(), "back")
+	if err := os.WriteFile(sent, bytes.Repeat([]byte("a line\n"), 1<<17), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	c.run("", "kubectl", "cp", sent, pod+":/shared/copy", "-c", "main")
+	c.run("", "kubectl", "cp", pod+":/shared/copy", back, "-c", "main")
+	if content, err := os.ReadFile(back); err != nil || len(content) != 7<<17 {
+		c.t.Errorf("cp: %d bytes came back, %v", len(content), err)
+	}
+}
+
+// debugs adds an ephemeral container, which sees the processes of another one.
+func (c *clusterUnderTest) debugs(pod string) {
+	c.t.Helper()
+	c.run("", "kubectl", "debug", pod, "--image=tinykube.local/tools:v1", "--target=main", "-c", "looks", "--profile=general", "--", "sh", "-c", "cat /proc/1/cmdline")
+	eventually(c.t, "the debugging container has looked", func(context.Context) (bool, error) {
+		out, err := c.try("", "kubectl", "logs", pod, "-c", "looks")
+		return err == nil && strings.Contains(out, "cat /shared/file"), fmt.Errorf("%v: %q", err, out)
+	})
+}
+
+// attaches talks to a container that listens.
+func (c *clusterUnderTest) attaches(pod string) {
+	c.t.Helper()
+	c.run("", "kubectl", "run", pod, "--image=tinykube.local/tools:v1", "-i", "--restart=Never", "--attach=false", "--overrides", `{"spec":{"nodeName":"node-1"}}`,
+		"--command", "--", "sh", "-c", `while read line; do echo "heard $line"; [ "$line" = end ] && exit 0; done`)
+	c.run("", "kubectl", "wait", "--for=condition=Ready", "pod/"+pod, "--timeout=60s")
+	if out := c.run("hello\nend\n", "kubectl", "attach", "-i", pod); !strings.Contains(out, "heard hello") || !strings.Contains(out, "heard end") {
+		c.t.Errorf("attach: %q", out)
+	}
+	c.run("", "kubectl", "delete", "pod", pod, "--timeout=60s")
 }
