@@ -52,12 +52,12 @@ func masquerade(network, containerID string, ips []*current.IPConfig) error {
 		var text strings.Builder
 		fmt.Fprintf(&text, "*nat\n:%s - [0:0]\n", chain)
 		fmt.Fprintf(&text, "-A %s -d %s -m comment --comment %q -j ACCEPT\n", chain, network.String(), why)
-		fmt.Fprintf(&text, "-A %s ! -d %s -m comment --comment %q -j MASQUERADE\nCOMMIT\n", chain, multicast, why)
-		if err := r.Restore(background(), []byte(text.String())); err != nil {
-			return err
+		fmt.Fprintf(&text, "-A %s ! -d %s -m comment --comment %q -j MASQUERADE\n", chain, multicast, why)
+		if !r.Has(background(), "nat", "POSTROUTING", "-s", ip.Address.IP.String(), "-m", "comment", "--comment", why, "-j", chain) {
+			fmt.Fprintf(&text, "-A POSTROUTING -s %s -m comment --comment %q -j %s\n", ip.Address.IP, why, chain)
 		}
-		err := r.Ensure(background(), "-A", "nat", "POSTROUTING", "-s", ip.Address.IP.String(), "-m", "comment", "--comment", why, "-j", chain)
-		if err != nil {
+		text.WriteString("COMMIT\n")
+		if err := r.Restore(background(), []byte(text.String())); err != nil {
 			return err
 		}
 	}

@@ -136,6 +136,16 @@ func setSeccomp(spec *specs.Spec, profile *runtimeapi.SecurityProfile, localhost
 	return nil
 }
 
+// onlyNative leaves out the other calling conventions that the processor also
+// knows (32-bit x86, x32), and so forbids them. runc compiles the filter anew for
+// each container, and for three conventions together that costs more than all
+// the rest of its work. The programs of users may be 32-bit ones; pause is not.
+func onlyNative(filter *specs.LinuxSeccomp) {
+	if filter != nil && len(filter.Architectures) > 1 {
+		filter.Architectures = filter.Architectures[:1] // the machine's own is first
+	}
+}
+
 // readSeccomp reads a Localhost profile. One that says nothing would allow
 // everything, and is an error (CVE-2023-2431).
 func readSeccomp(profile *runtimeapi.SecurityProfile) (*specs.LinuxSeccomp, error) {

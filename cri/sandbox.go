@@ -179,13 +179,16 @@ func (s *Server) teardown(ctx context.Context, sb *sandbox) error {
 	if sb.exited() {
 		s.publish(sb.ID, sb.ID, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 	}
-	if sb.NetNS != "" {
+	// A pod is stopped at least twice, and asking all plugins again is most of the
+	// work. Who is not sure, after a restart, asks them once more.
+	if sb.NetNS != "" && !sb.released {
 		if err := s.network.remove(ctx, &sb.sandboxRecord); err != nil {
 			return err
 		}
 		if err := removeNetNS(sb.NetNS); err != nil {
 			return err
 		}
+		sb.released = true
 	}
 	return unmount(s.shm(sb.ID))
 }

@@ -151,6 +151,9 @@ func sandboxSpec(in specInput) (*specs.Spec, error) {
 		if err := setSeccomp(spec, sc.GetSeccomp(), in.Seccomp); err != nil {
 			return nil, err
 		}
+		if sc.GetSeccomp().GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
+			onlyNative(spec.Linux.Seccomp)
+		}
 	}
 	spec.Annotations["io.kubernetes.cri.container-type"] = "sandbox"
 	return spec, nil

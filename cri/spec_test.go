@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"testing"
 
@@ -188,6 +189,26 @@ func TestDefaultSeccompFollowsCapabilities(t *testing.T) {
 	sc.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"SYS_ADMIN"}}
 	if !allows("mount") {
 		t.Error("with SYS_ADMIN it should allow mount")
+	}
+}
+
+// runc spends more on three calling conventions than on all the rest of a start.
+func TestPauseKnowsOneCallingConvention(t *testing.T) {
+	in := webInput()
+	profile := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+	in.Sandbox.Config.Linux.SecurityContext.Seccomp, in.Config.Linux.SecurityContext.Seccomp = profile, profile
+	container, err := containerSpec(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.Image = ocispec.ImageConfig{Entrypoint: []string{"/pause"}}
+	pause, err := sandboxSpec(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, one := container.Linux.Seccomp.Architectures, pause.Linux.Seccomp.Architectures
+	if len(one) != 1 || one[0] != all[0] || goruntime.GOARCH == "amd64" && len(all) != 3 {
+		t.Errorf("pause: %v, containers: %v", one, all)
 	}
 }
 

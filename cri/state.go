@@ -41,6 +41,7 @@ type sandbox struct {
 	// lifecycle serialises teardown, so that two calls of StopPodSandbox do
 	// not run the CNI plugins against each other.
 	lifecycle sync.Mutex
+	released  bool // guarded by lifecycle: its network has been given back
 
 	mu    sync.Mutex // guards what follows
 	pid   uint32     // of pause; not 0 means ready
