@@ -129,11 +129,12 @@ func (m *machine) testExits(t *testing.T) {
 	// A container that ignores its stop signal is killed when its grace is over.
 	// SIGCHLD stands for a signal that has no effect.
 	stubborn := m.runShell(t, pod, config, "stubborn", loop, func(c *runtimeapi.ContainerConfig) { c.StopSignal = runtimeapi.Signal_SIGCHLD })
+	began := time.Now()
 	if _, err := m.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: stubborn, Timeout: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.status(t, stubborn); got.GetExitCode() != 137 {
-		t.Errorf("killed container: %v", got)
+	if got := m.status(t, stubborn); got.GetExitCode() != 137 || time.Since(began) < time.Second {
+		t.Errorf("killed container after %s: %v", time.Since(began), got)
 	}
 	// A program that does not exist is an exited container, not a running one.
 	created, err := m.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: &runtimeapi.ContainerConfig{

@@ -29,12 +29,12 @@ const (
 	least = 4 << 20
 )
 
-// Tight lets the heap grow by half instead of to double its size, for the whole
-// process: for programs whose memory is caches that others fill, and who have
-// time. The variable GOGC comes first here as well.
-func Tight() {
+// Tight lets the heap grow by so many percent instead of to double its size, for
+// the whole process: for programs whose memory is caches that others fill, and
+// who have time. The variable GOGC comes first here as well.
+func Tight(percent int) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(standard / 2)
+		debug.SetGCPercent(percent)
 	}
 }
 

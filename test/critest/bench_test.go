@@ -191,16 +191,18 @@ func runcRun(bundle, id string) error {
 func plugins(tb testing.TB, x *times, name string) {
 	ns := nstest.New(tb, name)
 	for _, verb := range []string{"ADD", "DEL"} {
-		x.take(tb, "CNI "+verb+" (bridge)", func() error {
-			cmd := exec.Command("/run/cni/bin/bridge")
-			cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+name, "CNI_NETNS="+ns.Path, "CNI_IFNAME=eth0", "CNI_PATH=/run/cni/bin")
-			cmd.Stdin = strings.NewReader(`{"cniVersion":"1.0.0","name":"critest","type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,
-				"ipam":{"type":"host-local","ranges":[[{"subnet":"10.244.9.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}`)
-			output, err := cmd.CombinedOutput()
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, output)
-			}
-			return nil
-		})
+		x.take(tb, "CNI "+verb+" (bridge)", func() error { return plugin(verb, name, ns.Path) })
 	}
+}
+
+func plugin(verb, name, netns string) error {
+	cmd := exec.Command("/run/cni/bin/bridge")
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+name, "CNI_NETNS="+netns, "CNI_IFNAME=eth0", "CNI_PATH=/run/cni/bin")
+	cmd.Stdin = strings.NewReader(`{"cniVersion":"1.0.0","name":"critest","type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,
+		"ipam":{"type":"host-local","ranges":[[{"subnet":"10.244.9.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}`)
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, output)
+	}
+	return nil
 }

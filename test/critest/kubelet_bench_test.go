@@ -2,6 +2,7 @@ package critest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,12 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	kube "tinykube/client"
+	"tinykube/internal/nstest"
 	"tinykube/test/clusters"
 )
 
@@ -187,7 +190,36 @@ func floor(b *testing.B) time.Duration {
 	least := 2*alone.at("runc run", 50) + alone.at("CNI ADD (bridge)", 50)
 	fmt.Printf("%-9s two runc run and a CNI ADD: %.0f ms; runc run %s, CNI ADD %s   milliseconds: median, p95 of %d\n",
 		"alone", ms(least), alone.figure("runc run"), alone.figure("CNI ADD (bridge)"), single)
+	floorTogether(b, bundle)
 	return least
+}
+
+// floorTogether is the same for many pods: as many at a time as is best here.
+func floorTogether(b *testing.B, bundle string) {
+	took, best := map[int]time.Duration{}, 1
+	for _, width := range []int{1, 2, 4, 8} {
+		namespaces := make([]*nstest.NS, atOnce)
+		for i := range namespaces {
+			namespaces[i] = nstest.New(b, fmt.Sprint("floor", width, "-", i))
+		}
+		var pods errgroup.Group
+		pods.SetLimit(width)
+		began := time.Now()
+		for _, ns := range namespaces {
+			pods.Go(func() error {
+				return errors.Join(plugin("ADD", ns.Name, ns.Path), runcRun(bundle, ns.Name), runcRun(bundle, ns.Name))
+			})
+		}
+		must(b, pods.Wait())
+		took[width] = time.Since(began)
+		for _, ns := range namespaces {
+			must(b, plugin("DEL", ns.Name, ns.Path))
+		}
+		if took[width] < took[best] {
+			best = width
+		}
+	}
+	fmt.Printf("%-9s two runc run and a CNI ADD for %d pods: %.2f s, %d at a time\n", "alone", atOnce, took[best].Seconds(), best)
 }
 
 // oneByOne starts pods alone, turn and turn about.

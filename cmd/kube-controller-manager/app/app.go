@@ -150,7 +150,7 @@ func (o *options) run(ctx context.Context) error {
 	if err := o.complete(); err != nil {
 		return err
 	}
-	heapfloor.Tight()
+	heapfloor.Tight(50)
 	log := o.logging.Logger("controller-manager")
 	manager, err := controllers.New(o.Config, log)
 	if err != nil {

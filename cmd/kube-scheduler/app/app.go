@@ -101,7 +101,7 @@ func (o *options) run(ctx context.Context) error {
 	if o.writeConfig != "" {
 		return writeConfig(o.writeConfig, component)
 	}
-	heapfloor.Tight()
+	heapfloor.Tight(50)
 	log := o.logging.Logger("scheduler")
 	api, err := o.connect(component)
 	if err != nil {

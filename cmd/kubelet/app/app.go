@@ -70,7 +70,7 @@ func NewCommand() *cobra.Command {
 }
 
 func (o *options) run(ctx context.Context, fs *pflag.FlagSet) error {
-	heapfloor.Tight() // most of it are the pods, which change seldom
+	heapfloor.Tight(25) // most of it are the pods, which change seldom; a node is full of others who want memory
 	log := o.logging.Logger("kubelet")
 	file, err := kubelet.LoadConfiguration(o.config, o.configDir)
 	if err != nil {
