@@ -359,6 +359,11 @@ func (b *csiBench) inline() {
 func (b *csiBench) device() {
 	t := b.t
 	volume, f := b.volume("block", true), b.pod("block", "block")
+	f.pod.Spec.Containers = []corev1.Container{{VolumeMounts: []corev1.VolumeMount{{Name: "data"}}}}
+	if _, err := b.volumes.setUp(t.Context(), f); err == nil || !strings.Contains(err.Error(), "failed to process volumes=[data]: volume data has volumeMode Block, but is specified in volumeMounts") {
+		t.Errorf("a device as a file system: %v", err)
+	}
+	f.pod.Spec.Containers = nil
 	mounted := b.setUp(f)
 	link := filepath.Join(b.volumes.rootDir, "pods/block/volumeDevices/kubernetes.io~csi/pvc-block")
 	target := filepath.Join(b.volumes.rootDir, "plugins/kubernetes.io/csi/volumeDevices/publish/pvc-block/block")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -35,6 +36,9 @@ func (v *volumes) setUpClaim(ctx context.Context, pod *corev1.Pod, source *corev
 				source.Name, pod.Namespace, name, err)}
 		}
 		w.persistent = volume
+		if err := usedAs(pod, source.Name, claims.Mode(volume.Spec.VolumeMode)); err != nil {
+			return w, told{fmt.Errorf("Unable to attach or mount volumes: unmounted volumes=[%[1]s], unattached volumes=[], failed to process volumes=[%[1]s]: %w", source.Name, err)}
+		}
 		if volume.Spec.CSI != nil {
 			w = claimedCSI(pod, source.Name, v.csi.nodeName, claim, volume, readOnly)
 		}
@@ -58,6 +62,22 @@ func (v *volumes) setUpClaim(ctx context.Context, pod *corev1.Pod, source *corev
 			setUpHostPath(&corev1.HostPathVolumeSource{Path: volume.Spec.Local.Path, Type: &directory})
 	}
 	return mountedVolume{}, fmt.Errorf("persistent volume %s is of a kind that is not supported yet", w.persistent.Name)
+}
+
+// usedAs says whether containers use a volume as what it is: a device or a file
+// system.
+func usedAs(pod *corev1.Pod, name string, mode corev1.PersistentVolumeMode) error {
+	for _, c := range allContainers(pod) {
+		mounted := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == name })
+		device := slices.ContainsFunc(c.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.Name == name })
+		switch {
+		case mounted && mode == corev1.PersistentVolumeBlock:
+			return fmt.Errorf("volume %s has volumeMode %s, but is specified in volumeMounts", name, mode)
+		case device && mode == corev1.PersistentVolumeFilesystem:
+			return fmt.Errorf("volume %s has volumeMode %s, but is specified in volumeDevices", name, mode)
+		}
+	}
+	return nil
 }
 
 // claimed reads the volume that a claim is bound to.
