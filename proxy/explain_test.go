@@ -33,19 +33,34 @@ func testExplain(t *testing.T, w *world) {
 		makeService("near", "10.96.0.1", nodePort(30001)), makeService("kept", "10.96.0.2", nodePort(30002), externalLocal),
 		makeService("gone", "10.96.0.3", nodePort(30003)), makeService("far", "10.96.0.4", nodePort(30004), externalLocal, internalLocal),
 		makeService("three", "10.96.0.5"), makeService("lb", "10.96.0.6", balanced),
-		makeService("dns", "10.96.0.7", udp, nodePort(30007)),
+		makeService("dns", "10.96.0.7", udp, nodePort(30007)), makeService("hinted", "10.96.0.8"),
+		makeService("sticky", "10.96.0.9", func(s *corev1.Service) {
+			s.Spec.SessionAffinity, s.Spec.ExternalIPs = corev1.ServiceAffinityClientIP, []string{"10.96.77.7"}
+		}),
 	}
 	slices := []*discoveryv1.EndpointSlice{
 		makeSlice("near", corev1.ProtocolTCP, 8080, "10.244.0.5@node-0"), makeSlice("kept", corev1.ProtocolTCP, 8080, "10.244.0.5@node-0", "10.244.1.5@node-1"),
 		makeSlice("far", corev1.ProtocolTCP, 8080, "10.244.1.5@node-1"), makeSlice("lb", corev1.ProtocolTCP, 8080, "10.244.1.6@node-1"),
 		makeSlice("three", corev1.ProtocolTCP, 8080, "10.244.0.5@node-0", "10.244.0.6@node-0", "10.244.1.5@node-1"),
-		makeSlice("dns", corev1.ProtocolUDP, 8080, "10.244.1.5@node-1"),
+		makeSlice("dns", corev1.ProtocolUDP, 8080, "10.244.1.5@node-1"), makeSlice("sticky", corev1.ProtocolTCP, 8080, "10.244.1.6@node-1"),
+		makeSlice("hinted", corev1.ProtocolTCP, 8080, "10.244.0.6@node-0 node=node-0", "10.244.1.5@node-1 node=node-1"),
 	}
-	w.sync(services, slices...)
-	listed, rendered, local := w.rulesets(services, slices)
 	clients := map[string]string{"10.244.0.5": "10.244.0.5", "10.244.0.6": "10.244.0.6", "outside": "172.30.9.9", "node-0": "172.30.9.1"}
 	targets := []string{"tcp 10.96.0.1:80", "tcp 10.96.0.2:80", "tcp 10.96.0.3:80", "tcp 10.96.0.4:80", "tcp 10.96.0.5:80", "tcp 10.96.88.1:80",
-		"udp 10.96.0.7:80", "udp 172.30.9.1:30007", "tcp 172.30.9.1:30001", "tcp 172.30.9.1:30002", "tcp 172.30.9.1:30003", "tcp 172.30.9.1:30004"}
+		"udp 10.96.0.7:80", "udp 172.30.9.1:30007", "tcp 172.30.9.1:30001", "tcp 172.30.9.1:30002", "tcp 172.30.9.1:30003", "tcp 172.30.9.1:30004",
+		"tcp 10.96.0.8:80", "tcp 10.96.0.9:80", "tcp 10.96.77.7:80"}
+	w.explains(services, slices, clients, targets)
+	for i := range w.options {
+		w.options[i].MasqueradeAll = true
+	}
+	w.explains(services, slices, clients, []string{"tcp 10.96.0.1:80", "tcp 10.96.0.5:80", "tcp 10.96.0.9:80", "tcp 172.30.9.1:30002"})
+}
+
+// explains compares what is said of each client's way to each target with where it ends.
+func (w *world) explains(services []*corev1.Service, slices []*discoveryv1.EndpointSlice, clients map[string]string, targets []string) {
+	w.t.Helper()
+	w.sync(services, slices...)
+	listed, rendered, local := w.rulesets(services, slices)
 	var asking sync.WaitGroup // all at once: to be refused takes a second, to be dropped two
 	for client, source := range clients {
 		for _, target := range targets {
@@ -63,7 +78,7 @@ func testExplain(t *testing.T, w *world) {
 						return
 					}
 				}
-				t.Error(differs)
+				w.t.Error(differs)
 			})
 		}
 	}
