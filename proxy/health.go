@@ -179,7 +179,7 @@ func (h *health) synced(took time.Duration, covered int, state State) {
 		h.metrics.lastQueued.WithLabelValues(family).Set(float64(h.pending.UnixNano()) / 1e9)
 	}
 	for _, at := range h.triggers[:covered] {
-		h.metrics.programming.WithLabelValues(family).Observe(time.Since(at).Seconds())
+		h.metrics.programming.WithLabelValues(family).Observe(max(0, time.Since(at).Seconds())) // another machine's clock, which may have jumped
 	}
 	h.triggers = h.triggers[covered:]
 	h.pending, h.lastUpdate, h.checks = time.Time{}, time.Now(), checks

@@ -48,6 +48,22 @@ func deleteStaleFlows(family Family, f udpFlows) (uint, error) {
 	return n, nil
 }
 
+// connectionsFull is a warning, once each time that the kernel's table of connections
+// fills up: it then drops whatever is new, and only its own log says why.
+func (p *Proxy) connectionsFull() {
+	read := func(name string) (n int) {
+		text, _ := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_" + name)
+		n, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+		return n
+	}
+	count, most := read("count"), read("max")
+	full := most > 0 && count > most-most/20
+	if full && !p.full {
+		p.log.Warn("The table of connections is nearly full; when it is, the kernel drops new ones: raise conntrack.maxPerCore, or find who opens so many", "count", count, "max", most)
+	}
+	p.full = full
+}
+
 // localAddresses are the node's, of one family, in order. What is local to a
 // link, or was put on kube-ipvs0 by ourselves, says nothing about the node.
 func localAddresses(family Family) (ips []netip.Addr, err error) {

@@ -44,6 +44,7 @@ type Proxy struct {
 	local   []netip.Addr          // the node's addresses at the last sync
 	udp     map[*ServicePort]bool // the UDP ports whose flows are in order
 	synced  bool
+	full    bool // the kernel's table of connections, when we last looked
 }
 
 // New makes a Proxy; nothing is read or written before Run.
@@ -136,6 +137,7 @@ func (p *Proxy) loop(ctx context.Context) error {
 			return nil
 		case <-p.dirty:
 		case <-monitor.C:
+			p.connectionsFull()
 			start := time.Now()
 			local, err := localAddresses(p.family)
 			same := err != nil || slices.Equal(local, p.local)
