@@ -317,12 +317,3 @@ func difference(before, after string) string {
 	}
 	return b.String()
 }
-
-func object(t *testing.T, args ...string) map[string]any {
-	t.Helper()
-	var o map[string]any
-	if err := json.Unmarshal([]byte(kubectl(t, append(args, "-o", "json")...)), &o); err != nil {
-		t.Fatal(err)
-	}
-	return o
-}
