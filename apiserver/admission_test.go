@@ -181,6 +181,7 @@ func TestPodSecurity(t *testing.T) {
 		t.Error(text)
 	}
 	admin.ok("POST", pods, asJSON, strings.Replace(bad, `"bad"`, `"old"`, 1))
+	eventually(t, "the pod is in the cache", func() bool { return len(admin.ok("GET", pods+"?resourceVersion=0", "", "")["items"].([]any)) == 1 })
 	c, err := client.New(env.Config)
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ func TestGraceIsHonoured(t *testing.T) {
 	}{
 		{stubborn: true, lives: 10},
 		{stubborn: true, hook: 4, lives: 10},
-		{stubborn: true, hook: 20, lives: 10 + minimumStop},
+		{stubborn: true, hook: 9, lives: 9 + minimumStop},
 		{hook: 4, lives: 4},
 		{},
 	} {
