@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,7 +25,9 @@ import (
 func TestVolumesFollowPods(t *testing.T) {
 	c := up(t, "--nodes", "3", "--api-port", "26444")
 	disk := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(disk, "driver"), "tinykube/test/swap/shareddriver").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-o", filepath.Join(disk, "driver"), "tinykube/test/swap/shareddriver")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in an image without libraries
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, node := range []string{"node-0", "node-1", "node-2"} {
@@ -48,6 +51,8 @@ func TestVolumesFollowPods(t *testing.T) {
 
 	c.run("", "kubectl", "delete", "pod", "minio-0", "minio-2", "--grace-period=1", "--timeout=120s")
 	f.settled("after two pods were deleted", "")
+
+	f.killedKubelets(disk)
 
 	c.run("", "kubectl", "drain", "node-1", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=1", "--timeout=120s")
 	f.settled("after node-1 was drained", "node-2")
@@ -113,6 +118,58 @@ func (f *follower) settled(when, node string) {
 		return err == nil && strings.Count(out, " true\n") == f.pods && strings.Count(out, "\n") == f.pods && (node == "" || strings.Count(out, node) == f.pods), fmt.Errorf("%s %v", out, err)
 	})
 	f.t.Logf("%s:\n%s%s", when, f.run("", "kubectl", "get", "pods", "-l", "app=minio", "-o", "wide"), f.run("", "kubectl", "get", "volumeattachments"))
+}
+
+// killedKubelets kills a kubelet while its driver is at each of the calls that
+// bring a volume and take it back. The next one must bring the pod up with its
+// data, stage nothing twice, and leave nothing.
+func (f *follower) killedKubelets(disk string) {
+	f.t.Helper()
+	for i, method := range []string{"NodePublishVolume", "NodeUnpublishVolume", "NodeUnstageVolume", "NodeStageVolume"} {
+		pod := fmt.Sprint("minio-", i)
+		hold, held := filepath.Join(disk, "hold-"+method), filepath.Join(disk, "held-"+method)
+		if err := os.WriteFile(hold, nil, 0o644); err != nil {
+			f.t.Fatal(err)
+		}
+		f.run("", "kubectl", "delete", "pod", pod, "--grace-period=1", "--wait=false")
+		var node []byte
+		within(f.t, 5*patience, "the driver is at "+method, func(context.Context) (is bool, err error) {
+			node, err = os.ReadFile(held)
+			return len(node) > 0, err
+		})
+		f.killKubelet(string(node))
+		if err := errors.Join(os.Remove(hold), os.Remove(held)); err != nil {
+			f.t.Fatal(err)
+		}
+		f.settled("after the kubelet of "+string(node)+" was killed in "+method, "")
+		within(f.t, 5*patience, "each volume is staged once and published once", func(context.Context) (bool, error) {
+			mounts := ""
+			for _, node := range []string{"node-0", "node-1", "node-2"} {
+				mounts += f.run("", "node", "shell", node, "--", "cat", "/proc/mounts")
+			}
+			staged, published := strings.Count(mounts, "/globalmount "), strings.Count(mounts, "/mount ")
+			return staged == f.pods && published == f.pods, fmt.Errorf("%d staged, %d published", staged, published)
+		})
+	}
+}
+
+// killKubelet kills the kubelet of a node, which the node starts again.
+func (c *clusterUnderTest) killKubelet(node string) {
+	c.t.Helper()
+	within(c.t, patience, "the kubelet is killed", func(context.Context) (bool, error) {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", c.pid(node)))
+		for _, task := range tasks {
+			children, _ := os.ReadFile(task)
+			for child := range strings.FieldsSeq(string(children)) {
+				line, _ := os.ReadFile("/proc/" + child + "/cmdline")
+				if strings.Contains(string(line), "/tinykube\x00kubelet\x00") {
+					pid, _ := strconv.Atoi(child)
+					return true, syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
+		}
+		return false, err
+	})
 }
 
 // pid is that of a node's first process.

@@ -2,6 +2,9 @@
 // of one folder that all nodes have, as a file server's would be. It keeps no
 // state but in that folder, and lets a volume be on one node at a time only.
 //
+// As long as there is a file FOLDER/hold-METHOD, calls of that method are not
+// begun; FOLDER/held-METHOD says that one is there.
+//
 //	shareddriver FOLDER SOCKET NODE
 package main
 
@@ -10,7 +13,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -37,8 +42,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	d, server := &driver{folder: os.Args[1], node: os.Args[3]}, grpc.NewServer(grpc.UnaryInterceptor(
+	d := &driver{folder: os.Args[1], node: os.Args[3]}
+	server := grpc.NewServer(grpc.UnaryInterceptor(
 		func(ctx context.Context, in any, info *grpc.UnaryServerInfo, do grpc.UnaryHandler) (any, error) {
+			if err := d.hold(ctx, path.Base(info.FullMethod)); err != nil {
+				return nil, err
+			}
 			out, err := do(ctx, in)
 			fmt.Println(info.FullMethod, err)
 			return out, err
@@ -47,6 +56,22 @@ func main() {
 	csi.RegisterControllerServer(server, d)
 	csi.RegisterNodeServer(server, d)
 	_ = server.Serve(listener)
+}
+
+func (d *driver) hold(ctx context.Context, method string) error {
+	for {
+		if _, err := os.Stat(filepath.Join(d.folder, "hold-"+method)); err != nil {
+			return nil
+		}
+		if err := os.WriteFile(filepath.Join(d.folder, "held-"+method), []byte(d.node), 0o644); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done(): // whoever called has gone
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 func (d *driver) data(id string) string { return filepath.Join(d.folder, "volumes", filepath.Base(id)) }
@@ -104,33 +129,58 @@ func (d *driver) ControllerUnpublishVolume(_ context.Context, r *csi.ControllerU
 }
 
 func (d *driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
-	return &csi.NodeGetCapabilitiesResponse{}, nil
+	return &csi.NodeGetCapabilitiesResponse{Capabilities: []*csi.NodeServiceCapability{{Type: &csi.NodeServiceCapability_Rpc{
+		Rpc: &csi.NodeServiceCapability_RPC{Type: csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME}}}}}, nil
 }
 
 func (d *driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	return &csi.NodeGetInfoResponse{NodeId: d.node}, nil
 }
 
-func (d *driver) NodePublishVolume(_ context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+func (d *driver) NodeStageVolume(_ context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	if has, _ := os.Readlink(d.owner(r.VolumeId)); has != d.node {
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is attached to %q, not to %s", r.VolumeId, has, d.node)
 	}
-	if err := os.MkdirAll(r.TargetPath, 0o755); err != nil {
-		return nil, err
+	return &csi.NodeStageVolumeResponse{}, bind(d.data(r.VolumeId), r.StagingTargetPath)
+}
+
+func (d *driver) NodePublishVolume(_ context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	if !same(d.data(r.VolumeId), r.StagingTargetPath) {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is not staged", r.VolumeId)
 	}
-	var here, there unix.Stat_t
-	if unix.Stat(r.TargetPath, &here) == nil && unix.Stat(d.data(r.VolumeId), &there) == nil && here.Dev == there.Dev && here.Ino == there.Ino {
-		return &csi.NodePublishVolumeResponse{}, nil // it is mounted
-	}
-	return &csi.NodePublishVolumeResponse{}, unix.Mount(d.data(r.VolumeId), r.TargetPath, "", unix.MS_BIND, "")
+	return &csi.NodePublishVolumeResponse{}, bind(r.StagingTargetPath, r.TargetPath)
 }
 
 func (d *driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	if err := unix.Unmount(r.TargetPath, 0); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+	if err := unbind(r.TargetPath); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(r.TargetPath); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+func (d *driver) NodeUnstageVolume(_ context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+	return &csi.NodeUnstageVolumeResponse{}, unbind(r.StagingTargetPath)
+}
+
+// same says that one folder is seen at both paths.
+func same(a, b string) bool {
+	var here, there unix.Stat_t
+	return unix.Stat(a, &here) == nil && unix.Stat(b, &there) == nil && here.Dev == there.Dev && here.Ino == there.Ino
+}
+
+func bind(from, to string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil || same(from, to) {
+		return err
+	}
+	return unix.Mount(from, to, "", unix.MS_BIND, "")
+}
+
+func unbind(path string) error {
+	if err := unix.Unmount(path, 0); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return err
+	}
+	return nil
 }
