@@ -23,6 +23,10 @@ type InformerOptions[T Object] struct {
 	Logger *slog.Logger
 }
 
+// TrimManagedFields forgets who set which field: a third of a pod, and nothing to
+// decide by. Who writes patches loses nothing by it.
+func TrimManagedFields[T Object](object T) { object.SetManagedFields(nil) }
+
 // Informer is a local, indexed copy of a resource. What it returns is shared:
 // never change it, DeepCopy first.
 type Informer[T Object] struct {

@@ -88,9 +88,9 @@ type Shared struct {
 // NewShared makes what kubelets can share.
 func NewShared(c *client.Client, log *slog.Logger) *Shared {
 	return &Shared{
-		Pods: client.NewSplit(client.For(c, client.Pods), client.InformerOptions[*corev1.Pod]{Trim: trim[*corev1.Pod], Logger: log},
+		Pods: client.NewSplit(client.For(c, client.Pods), client.InformerOptions[*corev1.Pod]{Trim: client.TrimManagedFields[*corev1.Pod], Logger: log},
 			func(pod *corev1.Pod) string { return pod.Spec.NodeName }),
-		Services: client.NewInformer(client.For(c, client.Services), client.InformerOptions[*corev1.Service]{Trim: trim[*corev1.Service], Logger: log}),
+		Services: client.NewInformer(client.For(c, client.Services), client.InformerOptions[*corev1.Service]{Trim: client.TrimManagedFields[*corev1.Service], Logger: log}),
 		Events:   client.NewRecorder(c, "kubelet", "", log),
 	}
 }
@@ -161,8 +161,8 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 func (k *Kubelet) watchAPI() {
 	if !k.shared {
 		k.podInformer = client.NewInformer(client.For(k.client, client.Pods), client.InformerOptions[*corev1.Pod]{
-			FieldSelector: "spec.nodeName=" + k.cfg.NodeName, Trim: trim[*corev1.Pod], Logger: k.log})
-		k.serviceInformer = client.NewInformer(client.For(k.client, client.Services), client.InformerOptions[*corev1.Service]{Trim: trim[*corev1.Service], Logger: k.log})
+			FieldSelector: "spec.nodeName=" + k.cfg.NodeName, Trim: client.TrimManagedFields[*corev1.Pod], Logger: k.log})
+		k.serviceInformer = client.NewInformer(client.For(k.client, client.Services), client.InformerOptions[*corev1.Service]{Trim: client.TrimManagedFields[*corev1.Service], Logger: k.log})
 	}
 	k.podInformer.OnChange(func(old, new *corev1.Pod) {
 		k.touch()
@@ -178,10 +178,6 @@ func (k *Kubelet) watchAPI() {
 		k.statuses.queue.Add(uid) // somebody else may have written our status
 	})
 }
-
-// trim drops who set which field: a third of a pod, and nothing that the node asks
-// for.
-func trim[T client.Object](object T) { object.SetManagedFields(nil) }
 
 // Ready is closed when the container runtime has been reached and the static
 // pods have been read: from then on the node runs what it is told.

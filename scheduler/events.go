@@ -16,16 +16,12 @@ import (
 // become facts: a pod either occupies a node, or waits for us, or is nobody's
 // business here.
 func (s *Scheduler) watch() {
-	s.nodeInformer = client.NewInformer(client.For(s.api, client.Nodes).Protobuf(), client.InformerOptions[*corev1.Node]{Logger: s.log, Trim: trim[*corev1.Node]})
-	s.podInformer = client.NewInformer(client.For(s.api, client.Pods).Protobuf(), client.InformerOptions[*corev1.Pod]{Logger: s.log, Trim: trim[*corev1.Pod]})
+	s.nodeInformer = client.NewInformer(client.For(s.api, client.Nodes).Protobuf(), client.InformerOptions[*corev1.Node]{Logger: s.log, Trim: client.TrimManagedFields[*corev1.Node]})
+	s.podInformer = client.NewInformer(client.For(s.api, client.Pods).Protobuf(), client.InformerOptions[*corev1.Pod]{Logger: s.log, Trim: client.TrimManagedFields[*corev1.Pod]})
 	s.nodeInformer.OnChange(s.nodeChanged)
 	s.podInformer.OnChange(s.podChanged)
 	s.objects.storage.onChange(s.queue.Happened)
 }
-
-// trim forgets who owns which field, a third of a pod, which is nothing to
-// decide by. What the scheduler writes of pods are patches, so nothing is lost.
-func trim[T client.Object](object T) { object.SetManagedFields(nil) }
 
 func (s *Scheduler) nodeChanged(old, new *corev1.Node) {
 	if new == nil {
