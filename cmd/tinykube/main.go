@@ -103,7 +103,21 @@ func newRoot() *cobra.Command {
 		command.GroupID = "component"
 		root.AddCommand(command)
 	}
+	for _, command := range root.Commands() {
+		if !command.Runnable() {
+			command.RunE = help
+		}
+	}
 	return root
+}
+
+// help is what a command does that only has others under it; a name that is none
+// of theirs is an error, where cobra alone would print the same and end with 0.
+func help(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unknown command %q for %q\nRun '%s --help' for those that there are", args[0], cmd.CommandPath(), cmd.CommandPath())
+	}
+	return cmd.Help()
 }
 
 func componentNames() []string {

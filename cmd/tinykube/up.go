@@ -223,8 +223,8 @@ func (c *cluster) up(ctx context.Context) error {
 			return err
 		}
 	}
-	fmt.Printf("\nThe cluster is up after %.1f s. Try:\n\n  tinykube kubectl get pods -A -o wide\n  tinykube status\n  tinykube node shell node-1\n  tinykube down\n\nAny other kubectl: export KUBECONFIG=%s\n",
-		time.Since(p.started).Seconds(), c.adminConf())
+	fmt.Printf("\nThe cluster is up after %.1f s. Try:\n\n  tinykube kubectl get pods -A -o wide\n  tinykube status\n  tinykube node shell %s\n  tinykube down\n\nAny other kubectl: export KUBECONFIG=%s\n",
+		time.Since(p.started).Seconds(), specs[len(specs)-1].Name, c.adminConf())
 	return nil
 }
 

@@ -38,6 +38,18 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 	}
 }
 
+// A name that no command has is an error under every command, not a help page.
+func TestUnknownCommands(t *testing.T) {
+	for _, words := range []string{"nosuch", "node nosuch", "lab nosuch", "explain nosuch", "etcdctl nosuch"} {
+		root := newRoot()
+		root.SetArgs(strings.Fields(words))
+		root.SilenceErrors, root.SilenceUsage = true, true
+		if err := root.Execute(); err == nil || !strings.Contains(err.Error(), `unknown command "nosuch"`) {
+			t.Errorf("tinykube %s: %v", words, err)
+		}
+	}
+}
+
 // A second up over a cluster of another shape must not half-change it.
 func TestUpOverAnotherCluster(t *testing.T) {
 	dir := t.TempDir()
