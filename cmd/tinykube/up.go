@@ -438,11 +438,22 @@ func (c *cluster) awaitNode(ctx context.Context, name string) error {
 		}
 		for _, condition := range n.Status.Conditions {
 			if condition.Type == corev1.NodeReady {
-				return condition.Status == corev1.ConditionTrue, condition.Message, nil
+				return condition.Status == corev1.ConditionTrue, condition.Message + evicting(n), nil
 			}
 		}
 		return false, "no Ready condition yet", nil
 	})
+}
+
+// evicting names the taints under which no network comes up on a node: not even
+// flannel's pod tolerates them.
+func evicting(n *corev1.Node) (hint string) {
+	for _, t := range n.Spec.Taints {
+		if t.Effect == corev1.TaintEffectNoExecute && t.Key != corev1.TaintNodeNotReady && t.Key != corev1.TaintNodeUnreachable {
+			hint += fmt.Sprintf("; the taint %s evicts its pods, take it off with: tinykube kubectl taint node %s %s-", t.ToString(), n.Name, t.Key)
+		}
+	}
+	return hint
 }
 
 // awaitDNS waits until CoreDNS is available and the DNS Service answers on
