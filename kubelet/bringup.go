@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -130,7 +131,7 @@ func (w *worker) carryOut(ctx context.Context, pod *corev1.Pod, seen *observedPo
 		progress = true
 	}
 	for _, order := range plan.stop {
-		k.stopOne(ctx, pod, order.container, order.message, probeGrace(pod, order.container.name()))
+		k.stopOne(ctx, pod, order.container, order.message, probeGrace(pod, order))
 	}
 	if ctx.Err() != nil {
 		return false, 0, ctx.Err()
@@ -213,11 +214,32 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, c *corev1.
 		left := min(w.k.imageBackoff.remaining(imageKey(pod, c), time.Now()), imagePoll)
 		return left, w.imageError(pod, c, err)
 	}
+	if key, err := w.pullImageVolumes(ctx, pod, c, config); err != nil {
+		return min(w.k.imageBackoff.remaining(key, time.Now()), imagePoll), w.imageError(pod, c, err)
+	}
 	id, err := w.create(ctx, pod, c, sandbox, config, image, seen)
 	if err != nil {
 		return 0, err
 	}
 	return 0, w.k.postStart(ctx, pod, c, id)
+}
+
+// pullImageVolumes brings the images that a container mounts. After an error,
+// key is what its backoff goes by.
+func (w *worker) pullImageVolumes(ctx context.Context, pod *corev1.Pod, c *corev1.Container, sandbox *runtimeapi.PodSandboxConfig) (key string, err error) {
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Image == nil || !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == volume.Name }) {
+			continue
+		}
+		wanted := &corev1.Container{Image: volume.Image.Reference, ImagePullPolicy: volume.Image.PullPolicy}
+		image, err := w.k.ensureImage(ctx, pod, wanted, sandbox)
+		if err != nil {
+			return imageKey(pod, wanted), err
+		}
+		w.mounted[volume.Name] = mountedVolume{readOnly: true,
+			image: &runtimeapi.ImageSpec{Image: image.Id, UserSpecifiedImage: wanted.Image, Annotations: pod.Annotations}}
+	}
+	return "", nil
 }
 
 // imageError reports that an image is not there. During a backoff it goes on
@@ -267,6 +289,7 @@ func (w *worker) create(ctx context.Context, pod *corev1.Pod, c *corev1.Containe
 	k := w.k
 	event := k.containerEvents(pod, c)
 	facts := k.facts(pod, seen)
+	facts.volumes = w.mounted
 	if ip := sandbox.Network.GetIp(); ip != "" && !pod.Spec.HostNetwork { // newer than seen, perhaps
 		facts.podIPs = (&observedPod{sandboxes: []*runtimeapi.PodSandboxStatus{sandbox}}).ips()
 	}

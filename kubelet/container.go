@@ -160,6 +160,10 @@ func (k *Kubelet) containerMounts(in containerInput, env map[string]string) ([]*
 		if m.SubPathExpr != "" {
 			subPath = expandAll([]string{m.SubPathExpr}, env)[0]
 		}
+		if volume.image != nil {
+			out = append(out, &runtimeapi.Mount{ContainerPath: absolute(m.MountPath), Image: volume.image, ImageSubPath: subPath, Readonly: true})
+			continue
+		}
 		source := volume.path
 		if subPath != "" {
 			target := filepath.Join(k.volumes.podDir(pod.UID), "volume-subpaths", m.Name, c.Name, strconv.Itoa(i))

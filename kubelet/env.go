@@ -108,6 +108,8 @@ func valueFrom(ctx context.Context, f podFacts, c *corev1.Container, from *corev
 			return "", false, fmt.Errorf("couldn't find key %v in ConfigMap %v/%v", ref.Key, namespace, ref.Name)
 		}
 		return value, found, nil
+	case from.FileKeyRef != nil:
+		return f.fromFile(from.FileKeyRef)
 	case from.SecretKeyRef != nil:
 		ref := from.SecretKeyRef
 		secret, err := objects.secret(ctx, namespace, ref.Name)

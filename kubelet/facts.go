@@ -17,6 +17,7 @@ type podFacts struct {
 	podIPs      []string // none before the sandbox has its network
 	hostIPs     []string
 	allocatable corev1.ResourceList // stands in for a limit that is not set
+	volumes     map[string]mountedVolume
 }
 
 // field reads one fieldRef path.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,31 +22,33 @@ func (k *Kubelet) postStart(ctx context.Context, pod *corev1.Pod, c *corev1.Cont
 		return nil
 	}
 	k.log.Warn("postStart hook failed", "key", pod.Namespace+"/"+pod.Name, "err", err)
+	// The event must not tell what the hook said: it may be a secret.
 	k.containerEvents(pod, c)(corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
-	k.containerEvents(pod, c)(corev1.EventTypeNormal, "Killing", "FailedPostStartHook")
-	if stop := k.runtime.stopContainer(ctx, id, (*endCase)(nil).graceSeconds(pod)); stop != nil {
-		err = errors.Join(err, stop)
+	failed := &observedContainer{ContainerStatus: &runtimeapi.ContainerStatus{Id: id, Metadata: &runtimeapi.ContainerMetadata{Name: c.Name}}}
+	if err := k.stopOne(ctx, pod, failed, "FailedPostStartHook", (*endCase)(nil).graceSeconds(pod)); err != nil {
+		k.log.Warn("a container whose postStart hook failed", "key", pod.Namespace+"/"+pod.Name, "err", err)
 	}
 	return &waitError{reason: reasonPostStart, text: err.Error()}
 }
 
 // runHook runs one lifecycle handler to its end.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/lifecycle/handlers.go.
 func (k *Kubelet) runHook(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id string, hook *corev1.LifecycleHandler) error {
+	where := fmt.Sprintf("for Container %q in Pod %q failed - error", c.Name, podTitle(pod))
 	switch {
 	case hook.Exec != nil:
-		output, code, err := k.runtime.exec(ctx, id, hook.Exec.Command, 0)
-		if err == nil && code != 0 {
-			err = fmt.Errorf("command exited with %d: %.200s", code, output)
+		answer, err := k.runtime.exec(ctx, id, hook.Exec.Command, 0)
+		if err == nil && answer.ExitCode != 0 {
+			err = fmt.Errorf("command '%s' exited with %d: %.*s", strings.Join(hook.Exec.Command, " "), answer.ExitCode, maxHookOutput, answer.Stderr)
 		}
-		return err
-	case hook.HTTPGet != nil:
-		target, err := k.httpTarget(pod, c, hook.HTTPGet)
 		if err != nil {
-			return err
+			return fmt.Errorf("Exec lifecycle hook (%v) %s: %w, message: %.*q", hook.Exec.Command, where, err, maxHookOutput, answer.both())
 		}
-		result, text := httpProbe(ctx, target, 0)
-		if result != probeSuccess {
-			return errors.New(text)
+		return nil
+	case hook.HTTPGet != nil:
+		if err := k.httpHook(ctx, pod, c, hook.HTTPGet); err != nil {
+			return fmt.Errorf("HTTP lifecycle hook (%s) %s: %w", hook.HTTPGet.Path, where, err)
 		}
 		return nil
 	case hook.Sleep != nil:
@@ -58,13 +61,41 @@ func (k *Kubelet) runHook(ctx context.Context, pod *corev1.Pod, c *corev1.Contai
 	return errors.New("the hook names no action")
 }
 
+// maxHookOutput is what is told of the words of a hook that failed.
+const maxHookOutput = 10 << 10
+
+// httpHook sends a hook's request. Any answer will do, and nobody reads it: the
+// hook tells the container something, it does not ask. As many hooks say https
+// where nobody speaks it, those are told again without.
+func (k *Kubelet) httpHook(ctx context.Context, pod *corev1.Pod, c *corev1.Container, get *corev1.HTTPGetAction) error {
+	request, err := k.httpTarget(pod, c, get, hookUserAgent)
+	if err != nil {
+		return err
+	}
+	answer, err := probeClient(0).Do(request.WithContext(ctx))
+	if err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		request.URL.Scheme = "http"
+		request.Header.Del("Authorization")
+		if answer, err = probeClient(0).Do(request.WithContext(ctx)); err == nil {
+			k.eventf(pod, corev1.EventTypeWarning, "LifecycleHTTPFallback",
+				"request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", request.URL.Host)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return answer.Body.Close()
+}
+
 // exec runs a command in a container and waits for it. A timeout of zero means
 // as long as ctx.
-func (r *containerRuntime) exec(ctx context.Context, id string, command []string, timeout time.Duration) (output []byte, code int32, err error) {
+func (r *containerRuntime) exec(ctx context.Context, id string, command []string, timeout time.Duration) (execAnswer, error) {
 	answer, err := r.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
 		ContainerId: id, Cmd: command, Timeout: int64(timeout / time.Second)})
-	if err != nil {
-		return nil, 0, err
-	}
-	return append(answer.Stdout, answer.Stderr...), answer.ExitCode, nil
+	return execAnswer{answer}, err
 }
+
+// execAnswer is what a command has said.
+type execAnswer struct{ *runtimeapi.ExecSyncResponse }
+
+func (a execAnswer) both() []byte { return append(a.GetStdout(), a.GetStderr()...) }

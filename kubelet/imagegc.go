@@ -188,6 +188,15 @@ func (k *Kubelet) knownImages(ctx context.Context, now time.Time) ([]imageRecord
 	for _, c := range containers.Containers {
 		used[c.ImageId], used[c.ImageRef], used[c.GetImage().GetImage()] = true, true, true
 	}
+	for _, w := range k.allWorkers() {
+		if _, seen, _ := w.view(); seen != nil {
+			for _, c := range seen.containers {
+				for _, m := range c.Mounts { // images can be volumes, too
+					used[m.GetImage().GetImage()] = true
+				}
+			}
+		}
+	}
 	return k.imageUse.update(images.Images, used, now), nil
 }
 

@@ -329,6 +329,8 @@ func (k *Kubelet) podIP(pod *corev1.Pod) string {
 func (k *Kubelet) containerEvents(pod *corev1.Pod, c *corev1.Container) func(eventType, reason, format string, args ...any) {
 	field := "spec.containers{" + c.Name + "}"
 	switch {
+	case c.Name == "": // an image that is a volume is no container's
+		field = ""
 	case isInit(pod, c.Name):
 		field = "spec.initContainers{" + c.Name + "}"
 	case isEphemeral(pod, c.Name):

@@ -26,8 +26,11 @@ import (
 //
 // Spec: CRI v1, "Log format"; Upstream: kubernetes@v1.36 cri-client/pkg/logs.
 
-// maxLogEntry bounds an entry; runtimes split at 16 KiB.
-const maxLogEntry = 1 << 20
+// maxLogEntry bounds an entry; runtimes split what they are given into pieces.
+const (
+	maxLogEntry = 1 << 20
+	logPiece    = 16 << 10
+)
 
 // logLine is one line of a log file.
 type logLine struct {
@@ -251,17 +254,33 @@ func partialAt(file *os.File, offset int64) bool {
 	return len(fields) > 2 && bytes.HasPrefix(fields[2], []byte("P"))
 }
 
-// logTail is the end of a log as text, for a termination message.
-func logTail(path string, lines, limit int64) string {
-	var b bytes.Buffer
-	if err := readLog(context.Background(), path, &b, logOptions{tail: lines, limit: -1}, nil); err != nil {
+// logTail is the end of a log as text, for a termination message. An entry has
+// at least one byte of text and not many more beside it, so that the last bytes
+// of text are found near the end, however long the log is. Upstream counts
+// entries here, not lines.
+func logTail(path string, entries, limit int) string {
+	file, err := openLog(path)
+	if err != nil {
 		return ""
 	}
-	text := b.Bytes()
-	if int64(len(text)) > limit {
-		text = text[int64(len(text))-limit:]
+	defer file.Close()
+	end, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return ""
 	}
-	return string(text)
+	raw := make([]byte, min(end, int64(64*limit+4*logPiece)))
+	n, _ := file.ReadAt(raw, end-int64(len(raw))) // what is there will do
+	lines := bytes.SplitAfter(raw[:n], []byte("\n"))
+	if int64(n) < end {
+		lines = lines[1:] // it begins somewhere in the middle
+	}
+	var text []byte
+	for _, raw := range lines[max(0, len(lines)-1-entries):] { // after the last newline is nothing
+		if line, err := parseLogLine(raw); err == nil {
+			text = append(text, line.text...)
+		}
+	}
+	return string(text[max(0, len(text)-limit):])
 }
 
 // rotateLog renames a log that is too long, asks the runtime to start another,

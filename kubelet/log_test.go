@@ -191,3 +191,30 @@ func TestRotationKeepsSoManyFiles(t *testing.T) {
 		t.Errorf("the log after a rotation that failed: %v", err)
 	}
 }
+
+// TestLogTail: the last words of a line without an end are found at once, and
+// no more than asked for is kept.
+func TestLogTail(t *testing.T) {
+	const at = "2026-01-02T03:04:05.000000006Z stdout "
+	piece := strings.Repeat("x", 16<<10)
+	for name, c := range map[string]struct {
+		log            string
+		entries, limit int
+		want           string
+	}{
+		"a few lines":    {at + "F a\n" + at + "F b\n" + at + "F c\n", 2, 2048, "b\nc\n"},
+		"one long line":  {strings.Repeat(at+"P "+piece+"\n", 100) + at + "P end\n", 80, 10, "xxxxxxxend"},
+		"empty lines":    {strings.Repeat(at+"F \n", 100_000), 80, 2048, strings.Repeat("\n", 80)},
+		"many letters":   {strings.Repeat(at+"P y\n", 100_000), 100_000, 2048, strings.Repeat("y", 2048)},
+		"nothing":        {"", 80, 2048, ""},
+		"an unended one": {at + "F a\n" + at + "F b", 80, 2048, "a\nb\n"},
+	} {
+		path := filepath.Join(t.TempDir(), "0.log")
+		if err := os.WriteFile(path, []byte(c.log), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := logTail(path, c.entries, c.limit); got != c.want {
+			t.Errorf("%s: %.60q, want %.60q", name, got, c.want)
+		}
+	}
+}

@@ -24,6 +24,7 @@ import (
 type stopOrder struct {
 	container *observedContainer
 	message   string
+	probe     string // that gave it up, if one did
 }
 
 // podPlan is the next step of one pod.
@@ -198,11 +199,11 @@ func planContainer(plan *podPlan, pod *corev1.Pod, c *corev1.Container, seen *ob
 // it up, and says why.
 func unfit(plan *podPlan, c *corev1.Container, latest *observedContainer, verdictOf func(*observedContainer) verdict) string {
 	if recorded := latest.Annotations[annotationHash]; recorded != "" && recorded != containerHash(c) {
-		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)})
+		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s definition changed, will be restarted", c.Name), ""})
 		return "changed"
 	}
 	if probe := verdictOf(latest).unfit; probe != "" {
-		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s failed %s probe, will be restarted", c.Name, probe)})
+		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s failed %s probe, will be restarted", c.Name, probe), probe})
 		return probe
 	}
 	return ""

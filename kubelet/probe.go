@@ -291,14 +291,17 @@ func (p *prober) once(ctx context.Context) (more bool) {
 		return false
 	}
 	result, text := p.attempt(ctx)
+	for again := 1; again < maxProbeAttempts && !result.counts() && ctx.Err() == nil; again++ {
+		result, text = p.attempt(ctx)
+	}
 	if ctx.Err() != nil {
 		return false
 	}
 	p.tell(result, text)
-	if result == probeUnknown { // the runtime was away, perhaps: that says nothing
+	if !result.counts() { // the runtime was away, perhaps: that says nothing
 		return true
 	}
-	settled, changed := p.counter.count(result == probeSuccess, &p.probe)
+	settled, changed := p.counter.count(result != probeFailure, &p.probe)
 	if !changed {
 		return true
 	}
@@ -308,13 +311,19 @@ func (p *prober) once(ctx context.Context) (more bool) {
 }
 
 func (p *prober) tell(result probeResult, text string) {
-	p.probes.total.WithLabelValues(string(p.kind), [...]string{"successful", "failed", "unknown"}[result],
-		p.container.Name, p.pod.Name, p.pod.Namespace, string(p.pod.UID)).Inc()
+	if result.counts() {
+		name := map[bool]string{true: "failed", false: "successful"}[result == probeFailure]
+		p.probes.total.WithLabelValues(string(p.kind), name, p.container.Name, p.pod.Name, p.pod.Namespace, string(p.pod.UID)).Inc()
+	}
 	switch event := p.probes.k.containerEvents(p.pod, p.container); result {
 	case probeFailure:
 		event(corev1.EventTypeWarning, "Unhealthy", "%s probe failed: %s", p.kind, text)
+	case probeWarning:
+		event(corev1.EventTypeWarning, "ProbeWarning", "%s probe warning: %s", p.kind, text)
 	case probeUnknown:
 		event(corev1.EventTypeWarning, "Unhealthy", "%s probe errored and resulted in unknown state: %s", p.kind, text)
+	case probeBroken:
+		event(corev1.EventTypeWarning, "Unhealthy", "%s probe errored and resulted in failure state: %s", p.kind, text)
 	}
 }
 

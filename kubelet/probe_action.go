@@ -29,12 +29,26 @@ const (
 	probeSuccess probeResult = iota
 	probeFailure
 	probeUnknown // the question could not even be asked
+	probeBroken  // the answer ended before its end
+	probeWarning // good, but not as it should be
 )
 
-// maxProbeBody bounds what a probe reads of an answer, however long it is.
-const maxProbeBody = 10 << 10
+// counts says whether the container can be judged by the result.
+func (r probeResult) counts() bool { return r != probeUnknown && r != probeBroken }
 
-const probeUserAgent = "kube-probe/1.36"
+// What a probe reads of an answer, however long it is.
+const (
+	maxProbeBody   = 10 << 10
+	maxProbeHeader = 1 << 20
+	// maxProbeAttempts is how often a question is asked that cannot be asked.
+	maxProbeAttempts = 3
+)
+
+// Who asks, by the request's own words.
+const (
+	probeUserAgent = "kube-probe/1.36"
+	hookUserAgent  = "kube-lifecycle/1.36"
+)
 
 // attempt asks the container once.
 func (p *prober) attempt(ctx context.Context) (probeResult, string) {
@@ -43,9 +57,13 @@ func (p *prober) attempt(ctx context.Context) (probeResult, string) {
 	pod, _, podStatus := p.worker.view()
 	switch h := p.probe.ProbeHandler; {
 	case h.Exec != nil:
-		return k.execProbe(ctx, p.id, h.Exec.Command, timeout)
+		env := map[string]string{} // as the spec has it, without what comes from elsewhere
+		for _, e := range p.container.Env {
+			env[e.Name] = e.Value
+		}
+		return k.execProbe(ctx, p.id, expandAll(h.Exec.Command, env), timeout)
 	case h.HTTPGet != nil:
-		target, err := k.httpTarget(pod, p.container, h.HTTPGet)
+		target, err := k.httpTarget(pod, p.container, h.HTTPGet, probeUserAgent)
 		if err != nil {
 			return probeUnknown, err.Error()
 		}
@@ -70,20 +88,21 @@ func (p *prober) attempt(ctx context.Context) (probeResult, string) {
 func (k *Kubelet) execProbe(ctx context.Context, id string, command []string, timeout time.Duration) (probeResult, string) {
 	ctx, cancel := context.WithTimeout(ctx, timeout+5*time.Second)
 	defer cancel()
-	output, code, err := k.runtime.exec(ctx, id, command, timeout)
+	answer, err := k.runtime.exec(ctx, id, command, timeout)
 	switch {
 	case status.Code(err) == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded):
 		return probeFailure, fmt.Sprintf("command timed out: %q timed out after %v", strings.Join(command, " "), timeout)
 	case err != nil:
 		return probeUnknown, message(err)
-	case code != 0:
+	case answer.ExitCode != 0:
+		output := answer.both()
 		return probeFailure, string(output[:min(len(output), maxProbeBody)])
 	}
 	return probeSuccess, ""
 }
 
 // httpTarget makes the request of an HTTP probe or hook.
-func (k *Kubelet) httpTarget(pod *corev1.Pod, c *corev1.Container, get *corev1.HTTPGetAction) (*http.Request, error) {
+func (k *Kubelet) httpTarget(pod *corev1.Pod, c *corev1.Container, get *corev1.HTTPGetAction, userAgent string) (*http.Request, error) {
 	port, err := portNumber(get.Port, c)
 	if err != nil {
 		return nil, err
@@ -101,7 +120,7 @@ func (k *Kubelet) httpTarget(pod *corev1.Pod, c *corev1.Container, get *corev1.H
 	if err != nil {
 		return nil, err
 	}
-	request.Header.Set("User-Agent", probeUserAgent)
+	request.Header.Set("User-Agent", userAgent)
 	request.Header.Set("Accept", "*/*")
 	given := map[string]bool{}
 	for _, h := range get.HTTPHeaders {
@@ -123,23 +142,18 @@ func (k *Kubelet) httpTarget(pod *corev1.Pod, c *corev1.Container, get *corev1.H
 // probeTransport keeps no connections: a probe shall find out whether a new
 // one works. Certificates are not checked, the name would never fit.
 var probeTransport = &http.Transport{
-	TLSClientConfig:    &tls.Config{InsecureSkipVerify: true},
-	DisableKeepAlives:  true,
-	DisableCompression: true,
-	Proxy:              nil,
+	TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
+	ForceAttemptHTTP2:      true,
+	DisableKeepAlives:      true,
+	DisableCompression:     true,
+	Proxy:                  nil,
+	MaxResponseHeaderBytes: maxProbeHeader,
 }
 
-// httpProbe passes on 200–399. Redirects are followed on the same host only:
-// another one's health is not this container's.
-//
-// Upstream: kubernetes@v1.36 pkg/probe/http.
-func httpProbe(ctx context.Context, request *http.Request, timeout time.Duration) (probeResult, string) {
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	c := &http.Client{Transport: probeTransport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
+// probeClient follows redirects on the same host only: another one's health is
+// not this container's. A timeout of zero means as long as the request's context.
+func probeClient(timeout time.Duration) *http.Client {
+	return &http.Client{Transport: probeTransport, Timeout: timeout, CheckRedirect: func(next *http.Request, via []*http.Request) error {
 		if next.URL.Hostname() != via[0].URL.Hostname() {
 			return http.ErrUseLastResponse
 		}
@@ -148,16 +162,27 @@ func httpProbe(ctx context.Context, request *http.Request, timeout time.Duration
 		}
 		return nil
 	}}
-	answer, err := c.Do(request.WithContext(ctx))
+}
+
+// httpProbe passes on 200–399, though not without a word when it was sent away.
+//
+// Upstream: kubernetes@v1.36 pkg/probe/http.
+func httpProbe(ctx context.Context, request *http.Request, timeout time.Duration) (probeResult, string) {
+	answer, err := probeClient(timeout).Do(request.WithContext(ctx))
 	if err != nil {
 		return probeFailure, err.Error()
 	}
 	defer answer.Body.Close()
-	io.Copy(io.Discard, io.LimitReader(answer.Body, maxProbeBody)) // the status has been given; the rest is courtesy
-	if answer.StatusCode >= http.StatusOK && answer.StatusCode < http.StatusBadRequest {
-		return probeSuccess, ""
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxProbeBody))
+	switch code := answer.StatusCode; {
+	case err != nil:
+		return probeBroken, err.Error()
+	case code < http.StatusOK || code >= http.StatusBadRequest:
+		return probeFailure, fmt.Sprintf("HTTP probe failed with statuscode: %d", code)
+	case code >= http.StatusMultipleChoices:
+		return probeWarning, fmt.Sprintf("Probe terminated redirects, Response body: %s", body)
 	}
-	return probeFailure, fmt.Sprintf("HTTP probe failed with statuscode: %d", answer.StatusCode)
+	return probeSuccess, ""
 }
 
 func tcpProbe(ctx context.Context, address string, timeout time.Duration) (probeResult, string) {

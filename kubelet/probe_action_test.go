@@ -34,6 +34,14 @@ func TestHTTPProbe(t *testing.T) {
 			}
 		case "/never":
 			<-r.Context().Done()
+		case "/header":
+			for conn := hijack(t, w, "HTTP/1.1 200 OK\r\n"); ; {
+				if _, err := conn.Write([]byte("X: " + strings.Repeat("y", 4096) + "\r\n")); err != nil {
+					break
+				}
+			}
+		case "/body":
+			hijack(t, w, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n").Read(make([]byte, 1))
 		default:
 			http.NotFound(w, r)
 		}
@@ -46,15 +54,16 @@ func TestHTTPProbe(t *testing.T) {
 			text   string
 		}{
 			"a%20b/c%3Fd?e=f": {probeSuccess, ""}, "/missing": {probeFailure, "HTTP probe failed with statuscode: 404"},
-			"/elsewhere": {probeSuccess, ""}, "/around": {probeFailure, "stopped after 10 redirects"},
-			"/endless": {probeSuccess, ""}, "/never": {probeFailure, "context deadline exceeded"},
+			"/elsewhere": {probeWarning, "Probe terminated redirects, Response body: <a href="}, "/around": {probeFailure, "stopped after 10 redirects"},
+			"/endless": {probeSuccess, ""}, "/never": {probeFailure, "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"},
+			"/header": {probeFailure, "server response headers exceeded"}, "/body": {probeBroken, "context deadline exceeded (Client.Timeout or context cancellation while reading body)"},
 		} {
 			timeout := patient
-			if path == "/never" {
+			if path == "/never" || path == "/body" {
 				timeout = 50 * time.Millisecond
 			}
 			request, err := (&Kubelet{}).httpTarget(nil, nil, &corev1.HTTPGetAction{Scheme: scheme, Host: address.IP.String(),
-				Port: intstr.FromInt(address.Port), Path: path, HTTPHeaders: []corev1.HTTPHeader{{Name: "Host", Value: "virtual"}}})
+				Port: intstr.FromInt(address.Port), Path: path, HTTPHeaders: []corev1.HTTPHeader{{Name: "Host", Value: "virtual"}}}, probeUserAgent)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,6 +72,21 @@ func TestHTTPProbe(t *testing.T) {
 			}
 		}
 	}
+}
+
+// hijack takes a connection over and begins an answer of its own.
+func hijack(t *testing.T, w http.ResponseWriter, begin string) net.Conn {
+	t.Helper()
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	t.Cleanup(func() { conn.Close() })
+	if _, err := conn.Write([]byte(begin)); err != nil {
+		t.Error(err)
+	}
+	return conn
 }
 
 func TestGRPCProbe(t *testing.T) {

@@ -136,14 +136,13 @@ func (k *Kubelet) stopOne(ctx context.Context, pod *corev1.Pod, c *observedConta
 	return nil
 }
 
-// probeGrace is the grace of a container that a probe gave up: probes may have
-// their own.
-func probeGrace(pod *corev1.Pod, name string) int64 {
-	if c := findContainer(pod, name); c != nil {
-		for _, p := range []*corev1.Probe{c.LivenessProbe, c.StartupProbe} {
-			if p != nil && p.TerminationGracePeriodSeconds != nil {
-				return *p.TerminationGracePeriodSeconds
-			}
+// probeGrace is the grace of a container that goes while its pod stays: the
+// probe that gave it up may have its own.
+func probeGrace(pod *corev1.Pod, order stopOrder) int64 {
+	if c := findContainer(pod, order.container.name()); c != nil {
+		p := map[string]*corev1.Probe{"liveness": c.LivenessProbe, "startup": c.StartupProbe}[order.probe]
+		if p != nil && p.TerminationGracePeriodSeconds != nil {
+			return *p.TerminationGracePeriodSeconds
 		}
 	}
 	return (*endCase)(nil).graceSeconds(pod)

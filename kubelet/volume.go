@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Volumes live below the pod's own directory, so that everything a pod ever
@@ -26,7 +27,7 @@ import (
 // differs; tearDown reads the mount table, not memory.
 //
 // Simplified: hostPath, emptyDir, configMap, secret, downwardAPI, projected,
-// claims and CSI. A pod with any other volume waits with a FailedMount event that says so.
+// images, claims and CSI. A pod with any other volume waits with a FailedMount event that says so.
 type volumes struct {
 	rootDir string
 	objects objectReader
@@ -41,6 +42,9 @@ type mountedVolume struct {
 	path     string
 	readOnly bool // content that only the kubelet may write
 	block    bool // a device: for volumeDevices, not volumeMounts
+	// image is instead of all that: the runtime shows what is in it. It is nil
+	// until the image is on the node (bringup.go).
+	image *runtimeapi.ImageSpec
 }
 
 func (v *volumes) podDir(uid types.UID) string {
@@ -81,6 +85,8 @@ func (v *volumes) setUpOne(ctx context.Context, f podFacts, volume *corev1.Volum
 		return v.csi.ensure(ctx, f.pod, volume.Name, isTrue(source.CSI.ReadOnly), func() (csiVolume, error) {
 			return inlineCSI(f.pod, volume.Name, v.csi.nodeName, source.CSI), nil
 		})
+	case source.Image != nil:
+		return mountedVolume{readOnly: true}, nil
 	case source.ConfigMap != nil:
 		path = v.dir(f.pod.UID, "configmap", volume.Name)
 	case source.Secret != nil:

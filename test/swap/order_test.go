@@ -6,12 +6,17 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"tinykube/internal/reference"
 	"tinykube/test/clusters"
 )
 
@@ -49,7 +54,7 @@ func TestStartOrders(t *testing.T) {
 	c.names()
 	c.holdBack()
 	all := permutations("DNS", "flannel", "kube-proxy", "control plane", "kubelet")[*firstOrder:]
-	for _, order := range all[:min(*orders, len(all))] {
+	for i, order := range all[:min(*orders, len(all))] {
 		// The power goes, with nothing in the folders that starts by itself.
 		c.onNode0("", "mv /etc/kubernetes/manifests/*.yaml "+held+"/; rm -rf /etc/cni/net.d/*")
 		c.run("", "node", "stop", "node-0")
@@ -58,12 +63,16 @@ func TestStartOrders(t *testing.T) {
 			out, err := c.try("", "node", "shell", "node-0", "--", "sh", "-c", "test ! -e /run/start-kubelet && test -S /run/tinykube/cri.sock")
 			return err == nil, fmt.Errorf("%v: %s", err, out)
 		})
+		if i == 1 {
+			t.Run("kubeadm's own manifests", c.asKubeadm)
+		}
 		begun := time.Now()
 		for n, name := range order {
 			c.onNode0("", starts[name])
 			c.tried(name, order[:n+1])
 		}
 		c.converged()
+		c.controlPlaneReady(begun)
 		t.Logf("%s: a name and a Service after %.1f s", strings.Join(order, " → "), time.Since(begun).Seconds())
 	}
 }
@@ -112,6 +121,41 @@ func (c *clusterUnderTest) holdBack() {
 		"mkdir -p /var/lib/tinykube/bin && cat > /var/lib/tinykube/bin/kubelet && chmod +x /var/lib/tinykube/bin/kubelet && cp "+held+"/dns.yaml /etc/kubernetes/manifests/")
 	c.run("", "kubectl", "delete", "-n", "kube-system", "daemonset/kube-proxy", "deployment/coredns", "--timeout=60s")
 	c.run("", "kubectl", "delete", "namespace", "kube-flannel", "--timeout=60s")
+}
+
+// asKubeadm replaces the manifests of the control plane, which are held back, by
+// those that kubeadm has written for a node of this address. Nothing but the
+// image is changed. From then on every order is tried with these.
+func (c *clusterUnderTest) asKubeadm(t *testing.T) {
+	folder := reference.Path(t, "manifests/kubeadm")
+	image := strings.TrimSpace(c.onNode0("", "grep image: "+held+"/etcd.yaml"))
+	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		raw, err := os.ReadFile(filepath.Join(folder, name+".yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.onNode0(regexp.MustCompile(`image: .*`).ReplaceAllString(string(raw), image), "cat > "+held+"/"+name+".yaml")
+	}
+}
+
+// controlPlaneReady waits until all probes of the static pods have passed, and
+// until those that need a lease have taken it anew.
+func (c *clusterUnderTest) controlPlaneReady(begun time.Time) {
+	c.t.Helper()
+	eventually(c.t, "a control plane that is ready", func(context.Context) (bool, error) {
+		out, err := c.try("", "kubectl", "get", "pods", "-n", "kube-system", "-l", "tier=control-plane", "-o",
+			`jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].started} {.status.containerStatuses[0].ready}{"\n"}{end}`)
+		return err == nil && strings.Count(out, " true true\n") == 4 && strings.Count(out, "\n") == 4, fmt.Errorf("%v: %s", err, out)
+	})
+	c.t.Log(c.run("", "kubectl", "get", "pods", "-n", "kube-system", "-l", "tier=control-plane", "-o",
+		"custom-columns=NAME:.metadata.name,RESTARTS:.status.containerStatuses[0].restartCount,STARTUP AFTER:.spec.containers[0].startupProbe.initialDelaySeconds,COMMAND:.spec.containers[0].command"))
+	for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
+		eventually(c.t, "the lease of "+name, func(context.Context) (bool, error) {
+			var lease coordinationv1.Lease
+			c.get(&lease, "lease", "-n", "kube-system", name)
+			return lease.Spec.AcquireTime != nil && lease.Spec.AcquireTime.After(begun), fmt.Errorf("%+v", lease.Spec)
+		})
+	}
 }
 
 // tried waits until what was started has met whatever is missing.
