@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -24,9 +25,15 @@ type bridgeConfig struct {
 	HairpinMode      bool   `json:"hairpinMode"` // a container may reach itself through a Service
 	PromiscMode      bool   `json:"promiscMode"`
 	PortIsolation    bool   `json:"portIsolation"`
+	EnableDAD        bool   `json:"enabledad"` // let the kernel look for duplicates of IPv6 addresses
 	RuntimeConfig    struct {
 		MAC string `json:"mac"`
 	} `json:"runtimeConfig"`
+	Args struct {
+		CNI struct {
+			MAC string `json:"mac"`
+		} `json:"cni"`
+	} `json:"args"`
 
 	// Known and not built. They limit what a container can reach, so ignoring
 	// them would be a lie.
@@ -34,17 +41,28 @@ type bridgeConfig struct {
 	VLANTrunk   []any `json:"vlanTrunk"`
 	MACSpoofChk bool  `json:"macspoofchk"`
 	NoContainer bool  `json:"disableContainerInterface"`
+	// IPMasqBackend may be iptables, which it is anyhow.
+	IPMasqBackend string `json:"ipMasqBackend"`
+
+	mac net.HardwareAddr // that the caller wants; nil: it follows from the address
+}
+
+// decodeBridge only decodes, for DEL and GC: what ADD refuses they must not.
+func decodeBridge(args *skel.CmdArgs) (*bridgeConfig, error) {
+	c := &bridgeConfig{Bridge: "cni0"}
+	return c, decode(args.StdinData, c)
 }
 
 // parseBridge decodes and checks.
 func parseBridge(args *skel.CmdArgs) (*bridgeConfig, error) {
-	c := &bridgeConfig{Bridge: "cni0"}
-	if err := decode(args.StdinData, c); err != nil {
+	c, err := decodeBridge(args)
+	if err != nil {
 		return nil, err
 	}
 	for field, set := range map[string]bool{
 		"vlan": c.VLAN != 0, "vlanTrunk": len(c.VLANTrunk) > 0,
 		"macspoofchk": c.MACSpoofChk, "disableContainerInterface": c.NoContainer,
+		"ipMasqBackend": c.IPMasqBackend != "" && c.IPMasqBackend != "iptables",
 	} {
 		if set {
 			return nil, types.NewError(types.ErrUnsupportedField, "bridge: field "+field+" is not supported", "")
@@ -57,6 +75,12 @@ func parseBridge(args *skel.CmdArgs) (*bridgeConfig, error) {
 		return nil, invalid("mtu %d is negative", c.MTU)
 	}
 	c.IsGateway = c.IsGateway || c.IsDefaultGateway
+	// Three ways to ask for a MAC, the newest wins.
+	if wanted := cmp.Or(c.RuntimeConfig.MAC, c.Args.CNI.MAC, envArg(args.Args, "MAC")); wanted != "" {
+		if c.mac, err = net.ParseMAC(wanted); err != nil {
+			return nil, invalid("mac: %v", err)
+		}
+	}
 	return c, nil
 }
 

@@ -49,7 +49,7 @@ func bridgeAdd(args *skel.CmdArgs) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := configure(pod, inside, result); err != nil {
+	if err := c.configure(pod, inside, result); err != nil {
 		return err
 	}
 	if c.IPMasq {
@@ -198,11 +198,9 @@ func ensureAddress(link netlink.Link, address *net.IPNet, force bool) error {
 //
 //	ip link add vethX type veth peer name eth0 netns POD
 func (c *bridgeConfig) makeLink(pod *netns, args *skel.CmdArgs, result *current.Result) (host, inside netlink.Link, err error) {
-	mac := macOf(result.IPs[0].Address.IP)
-	if c.RuntimeConfig.MAC != "" {
-		if mac, err = net.ParseMAC(c.RuntimeConfig.MAC); err != nil {
-			return nil, nil, invalid("runtimeConfig.mac: %v", err)
-		}
+	mac := c.mac
+	if mac == nil {
+		mac = macOf(result.IPs[0].Address.IP)
 	}
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name, attributes.MTU = hostLinkName(args.ContainerID, args.IfName), c.MTU
@@ -221,9 +219,12 @@ func (c *bridgeConfig) makeLink(pod *netns, args *skel.CmdArgs, result *current.
 }
 
 // configure gives the container's end its addresses and routes.
-func configure(pod *netns, inside netlink.Link, result *current.Result) error {
+func (c *bridgeConfig) configure(pod *netns, inside netlink.Link, result *current.Result) error {
 	for _, ip := range result.IPs {
-		address := &netlink.Addr{IPNet: &ip.Address, Flags: noDAD(ip.Address.IP)}
+		address := &netlink.Addr{IPNet: &ip.Address}
+		if !c.EnableDAD {
+			address.Flags = noDAD(ip.Address.IP)
+		}
 		if err := pod.AddrAdd(inside, address); err != nil {
 			return fmt.Errorf("add %s to the container: %w", ip.Address.String(), err)
 		}
@@ -273,7 +274,7 @@ func (c *bridgeConfig) connect(host, bridge netlink.Link) error {
 // bridgeDel undoes ADD, or whatever part of it happened; what is gone is gone.
 // The link goes before the address: nobody may get an address that still answers.
 func bridgeDel(args *skel.CmdArgs) error {
-	c, err := parseBridge(args)
+	c, err := decodeBridge(args)
 	if err != nil {
 		return err
 	}
@@ -392,7 +393,7 @@ func bridgeStatus(args *skel.CmdArgs) error {
 // bridgeGC hands on to IPAM, where leftovers cost something. Links of dead
 // containers need no collecting: they went with the container's namespace.
 func bridgeGC(args *skel.CmdArgs) error {
-	c, err := parseBridge(args)
+	c, err := decodeBridge(args)
 	if err != nil {
 		return err
 	}

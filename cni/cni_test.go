@@ -301,48 +301,6 @@ func TestFlannelAndPortmap(t *testing.T) {
 	}
 }
 
-// GC removes what containers that are no more have left in every plugin, and
-// nothing of those that are, or of other networks.
-func TestGC(t *testing.T) {
-	m := newMachine(t)
-	env := filepath.Join(t.TempDir(), "subnet.env")
-	if err := os.WriteFile(env, []byte("FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	flannel := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"cbr0","type":"flannel","subnetFile":%q,"delegate":{"isDefaultGateway":true}}`, env)
-	portmap := with(`{"cniVersion":"1.1.0","name":"cbr0","type":"portmap"}`, "runtimeConfig",
-		map[string]any{"portMappings": []portMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}})
-	other := with(flannel, "name", "other")
-	for id, conf := range map[string]string{"alive": flannel, "dead": flannel, "elsewhere": other} {
-		out := m.must("ADD", id, nstest.New(t, id).Path, conf)
-		name := "cbr0"
-		if id == "elsewhere" {
-			name = "other"
-		}
-		m.must("ADD", id, "/run/netns/x", with(with(portmap, "name", name), "prevResult", json.RawMessage(out)))
-	}
-	for _, conf := range []string{flannel, portmap} {
-		m.must("STATUS", "", "", conf)
-		for range 2 {
-			m.must("GC", "", "", with(conf, "cni.dev/valid-attachments", []map[string]string{{"containerID": "alive", "ifname": "eth0"}}))
-		}
-	}
-	if !m.onlyOurs("they have no GC: it succeeds and removes nothing") {
-		return
-	}
-	rules := m.node.Run("iptables-save -t nat")
-	for id, network := range map[string]string{"alive": "cbr0", "elsewhere": "other", "dead": "cbr0"} {
-		for _, prefix := range []string{masqueradePrefix, hostPortPrefix} {
-			if got := strings.Contains(rules, ":"+chainName(prefix, network, id)); got != (id != "dead") {
-				t.Errorf("chain %s of %s: %v\n%s", prefix, id, got, rules)
-			}
-		}
-	}
-	if files, _ := filepath.Glob("/var/lib/cni/networks/*/10.*"); len(files) != 2 {
-		t.Errorf("addresses %v", files)
-	}
-}
-
 func TestLoopback(t *testing.T) {
 	m := newMachine(t)
 	pod := nstest.New(t, "a")
@@ -389,12 +347,19 @@ func TestErrors(t *testing.T) {
 		{"GC in a version without it", "GC", "a", pod.Path, bridgeConf, types.ErrIncompatibleCNIVersion},
 		{"delegate with ipam", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"flannel","delegate":{"ipam":{}}}`, types.ErrInvalidNetworkConfig},
 		{"portmap without a host port", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"portmap","runtimeConfig":{"portMappings":[{"containerPort":80}]},"prevResult":{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.2/24"}]}}`, types.ErrInvalidNetworkConfig},
+		{"portmap with a mark that is none", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"portmap","markMasqBit":-1}`, types.ErrInvalidNetworkConfig},
+		{"portmap with two marks", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"portmap","markMasqBit":1,"externalSetMarkChain":"X"}`, types.ErrInvalidNetworkConfig},
+		{"portmap with nftables", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"portmap","backend":"nftables"}`, types.ErrUnsupportedField},
+		{"a MAC that is none", "ADD", "a", pod.Path, with(bridgeConf, "args", map[string]any{"cni": map[string]any{"mac": "x"}}), types.ErrInvalidNetworkConfig},
 		{"portmap alone", "ADD", "a", pod.Path, `{"cniVersion":"1.0.0","name":"x","type":"portmap"}`, types.ErrInvalidNetworkConfig},
 	} {
 		_, err := m.call(c.verb, c.container, c.netns, c.conf)
 		var failure *types.Error
 		if !errors.As(err, &failure) || ours && failure.Code != c.code {
 			t.Errorf("%s: %v, want code %d", c.name, err, c.code)
+		}
+		if wellFormed := failure.Code == types.ErrInvalidNetworkConfig || failure.Code == types.ErrUnsupportedField; ours && wellFormed && !strings.Contains(c.name, "name") {
+			m.must("DEL", c.container, c.netns, c.conf)
 		}
 	}
 	if !ours {
@@ -441,9 +406,11 @@ func TestGoneBeforeDEL(t *testing.T) {
 	for _, vanish := range []func(){
 		func() { pod.Run("ip link del eth0") },
 		func() { m.node.Run("ip link del cni0") },
+		func() { m.node.Run("ip link set cni0 down") },
 		func() {},
 	} {
 		out := m.must("ADD", "a", pod.Path, bridgeConf)
+		reach(t, m.node, pod, m.result(out).IPs[0].Address.IP.String()) // the next ADD mends the bridge
 		vanish()
 		if links := pod.Run("ip -o link"); !strings.Contains(links, "eth0") {
 			if _, err := m.call("CHECK", "a", pod.Path, with(bridgeConf, "prevResult", json.RawMessage(out))); err == nil {

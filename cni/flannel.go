@@ -42,9 +42,15 @@ type flannelConfig struct {
 	RuntimeConfig map[string]any `json:"runtimeConfig,omitempty"`
 }
 
-func parseFlannel(args *skel.CmdArgs) (*flannelConfig, error) {
+// decodeFlannel only decodes, for DEL.
+func decodeFlannel(args *skel.CmdArgs) (*flannelConfig, error) {
 	c := &flannelConfig{SubnetFile: defaultSubnetFile, DataDir: defaultFlannelStateDir}
-	if err := decode(args.StdinData, c); err != nil {
+	return c, decode(args.StdinData, c)
+}
+
+func parseFlannel(args *skel.CmdArgs) (*flannelConfig, error) {
+	c, err := decodeFlannel(args)
+	if err != nil {
 		return nil, err
 	}
 	for _, field := range []string{"name", "ipam"} {
@@ -209,7 +215,7 @@ func flannelAdd(args *skel.CmdArgs) error {
 
 // flannelDel: no saved state means there was no ADD, or a DEL that succeeded.
 func flannelDel(args *skel.CmdArgs) error {
-	c, err := parseFlannel(args)
+	c, err := decodeFlannel(args)
 	if err != nil {
 		return err
 	}
@@ -280,6 +286,10 @@ func flannelGC(args *skel.CmdArgs) error {
 		return err
 	}
 	for _, entry := range entries {
+		saved, err := c.saved(entry.Name())
+		if err == nil && saved["name"] != c.Name {
+			continue // another network's, in the same directory
+		}
 		if !valid[entry.Name()] {
 			if err := os.Remove(filepath.Join(c.DataDir, entry.Name())); err != nil {
 				return err

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -61,17 +62,14 @@ type request struct {
 }
 
 func parseHostLocal(args *skel.CmdArgs) (*request, error) {
-	var c hostLocalConfig
-	if err := decode(args.StdinData, &c); err != nil {
+	c, r, err := storeOf(args)
+	if err != nil {
 		return nil, err
 	}
 	if c.IPAM == nil {
 		return nil, invalid("ipam: missing")
 	}
-	r := &request{network: c.Name, version: c.CNIVersion, dataDir: c.IPAM.DataDir, resolvConf: c.IPAM.ResolvConf, routes: c.IPAM.Routes}
-	if r.dataDir == "" {
-		r.dataDir = defaultDataDir
-	}
+	r.resolvConf, r.routes = c.IPAM.ResolvConf, c.IPAM.Routes
 	ranges := c.RuntimeConfig.IPRanges
 	if c.IPAM.rangeJSON.Subnet != "" {
 		ranges = append(ranges, []rangeJSON{c.IPAM.rangeJSON})
@@ -92,17 +90,36 @@ func parseHostLocal(args *skel.CmdArgs) (*request, error) {
 		}
 		r.sets = append(r.sets, set)
 	}
-	return r, r.want(append(append(envIPs(args.Args), c.Args.CNI.IPs...), c.RuntimeConfig.IPs...))
+	ips := slices.Concat(c.Args.CNI.IPs, c.RuntimeConfig.IPs)
+	if ip := envArg(args.Args, "IP"); ip != "" {
+		ips = append([]string{ip}, ips...)
+	}
+	return r, r.want(ips)
 }
 
-// envIPs finds IP=1.2.3.4 in CNI_ARGS, the oldest way to ask for an address.
-func envIPs(args string) []string {
+// storeOf reads only where a network's addresses are. DEL and GC need no more: what
+// ADD would refuse today must not keep an address for ever.
+func storeOf(args *skel.CmdArgs) (*hostLocalConfig, *request, error) {
+	c := &hostLocalConfig{}
+	if err := decode(args.StdinData, c); err != nil {
+		return nil, nil, err
+	}
+	r := &request{network: c.Name, version: c.CNIVersion, dataDir: defaultDataDir}
+	if c.IPAM != nil && c.IPAM.DataDir != "" {
+		r.dataDir = c.IPAM.DataDir
+	}
+	return c, r, nil
+}
+
+// envArg finds a value in CNI_ARGS, the oldest way to ask for something:
+// IP=1.2.3.4;MAC=…
+func envArg(args, name string) string {
 	for _, pair := range strings.Split(args, ";") {
-		if key, value, _ := strings.Cut(pair, "="); key == "IP" && value != "" {
-			return []string{value}
+		if key, value, _ := strings.Cut(pair, "="); key == name {
+			return value
 		}
 	}
-	return nil
+	return ""
 }
 
 func (r *request) want(ips []string) error {
@@ -136,12 +153,16 @@ func withStore(args *skel.CmdArgs, fn func(*request, *store, owner) error) error
 	if err != nil {
 		return err
 	}
+	return r.locked(func(s *store) error { return fn(r, s, owner{args.ContainerID, args.IfName}) })
+}
+
+func (r *request) locked(fn func(*store) error) error {
 	s, err := openStore(r.dataDir, r.network)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	return fn(r, s, owner{args.ContainerID, args.IfName})
+	return fn(s)
 }
 
 func hostLocalAdd(args *skel.CmdArgs) error {
@@ -212,7 +233,11 @@ func allocate(store *store, owner owner, index int, set rangeSet, wanted, owned 
 }
 
 func hostLocalDel(args *skel.CmdArgs) error {
-	return withStore(args, func(_ *request, s *store, o owner) error { return s.release(o) })
+	_, r, err := storeOf(args)
+	if err != nil {
+		return err
+	}
+	return r.locked(func(s *store) error { return s.release(owner{args.ContainerID, args.IfName}) })
 }
 
 func hostLocalCheck(args *skel.CmdArgs) error {
@@ -236,15 +261,15 @@ func hostLocalStatus(args *skel.CmdArgs) error {
 
 // hostLocalGC frees what no attachment owns any more. Spec: CNI 1.1 §GC.
 func hostLocalGC(args *skel.CmdArgs) error {
-	var c types.PluginConf
-	if err := decode(args.StdinData, &c); err != nil {
+	c, r, err := storeOf(args)
+	if err != nil {
 		return err
 	}
 	valid := map[owner]bool{}
 	for _, a := range c.ValidAttachments {
 		valid[owner{a.ContainerID, a.IfName}] = true
 	}
-	return withStore(args, func(_ *request, s *store, _ owner) error {
+	return r.locked(func(s *store) error {
 		return s.keep(func(o owner) bool { return valid[o] })
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 
+	"tinykube/internal/iptables"
 	"tinykube/internal/nstest"
 )
 
@@ -190,6 +191,9 @@ func FuzzConfig(f *testing.F) {
 	f.Add(bridgeConf)
 	f.Add(hostLocalConf("/x", `[[{"subnet":"10.2.0.0/29","rangeStart":"10.2.0.3"}]]`))
 	f.Add("FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\n")
+	f.Add("nameserver 10.96.0.10\nsearch a b\noptions ndots:5\n")
+	f.Add(`{"cniVersion":"1.1.0","name":"x","markMasqBit":3,"conditionsV4":["-d","10.0.0.1"],"runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80,"hostIP":"10.0.0.1","protocol":"udp"}]},
+		"prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.1.0.2/24","interface":0}],"routes":[{"dst":"0.0.0.0/0"}]}}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		args := skelArgs(text)
 		if r, err := parseHostLocal(args); err == nil {
@@ -203,7 +207,15 @@ func FuzzConfig(f *testing.F) {
 			}
 		}
 		_, _ = parseBridge(args)
-		_, _, _ = parsePortmap(args)
+		if c, result, err := parsePortmap(args); err == nil && result != nil {
+			for _, ip := range result.IPs {
+				c.rules("c", ip.Address)
+				elsewhere(result, ip, "eth0")
+			}
+			c.jumps("c", iptables.IPv6)
+			_ = checkAttachment(result, args)
+		}
+		resolvConf(text)
 		if c, err := parseFlannel(args); err == nil {
 			_ = c.delegate(subnetEnv{}).json()
 		}
@@ -212,5 +224,5 @@ func FuzzConfig(f *testing.F) {
 }
 
 func skelArgs(text string) *skel.CmdArgs {
-	return &skel.CmdArgs{ContainerID: "c", IfName: "eth0", StdinData: []byte(text)}
+	return &skel.CmdArgs{ContainerID: "c", IfName: "eth0", StdinData: []byte(text), Args: text}
 }

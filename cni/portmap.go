@@ -15,13 +15,11 @@ package cni
 // 127.0.0.1:8080 on the node works too: see openLoopback.
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
+	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -39,9 +37,16 @@ type portMapping struct {
 
 type portmapConfig struct {
 	types.PluginConf
-	SNAT          *bool `json:"snat"`
-	MasqAll       bool  `json:"masqAll"`
-	MarkMasqBit   *int  `json:"markMasqBit"`
+	SNAT        *bool `json:"snat"`
+	MasqAll     bool  `json:"masqAll"`
+	MarkMasqBit *int  `json:"markMasqBit"`
+	// SetMarkChain is somebody else's chain that marks, and who masquerades what is
+	// marked is theirs as well: KUBE-MARK-MASQ, say.
+	SetMarkChain *string `json:"externalSetMarkChain"`
+	// Conditions are words of iptables' that a packet must match as well.
+	ConditionsV4  []string `json:"conditionsV4"`
+	ConditionsV6  []string `json:"conditionsV6"`
+	Backend       string   `json:"backend"`
 	RuntimeConfig struct {
 		PortMappings []portMapping `json:"portMappings"`
 	} `json:"runtimeConfig"`
@@ -53,6 +58,16 @@ func parsePortmap(args *skel.CmdArgs) (*portmapConfig, *current.Result, error) {
 	c := &portmapConfig{}
 	if err := decode(args.StdinData, c); err != nil {
 		return nil, nil, err
+	}
+	switch {
+	case c.MarkMasqBit != nil && c.SetMarkChain != nil:
+		return nil, nil, invalid("markMasqBit and externalSetMarkChain exclude each other")
+	case c.MarkMasqBit != nil && (*c.MarkMasqBit < 0 || *c.MarkMasqBit > 31):
+		return nil, nil, invalid("markMasqBit %d: must be between 0 and 31", *c.MarkMasqBit)
+	case c.Backend == "nftables":
+		return nil, nil, types.NewError(types.ErrUnsupportedField, "portmap: backend nftables is not supported: use iptables", "")
+	case c.Backend != "" && c.Backend != "iptables":
+		return nil, nil, invalid("unrecognized backend %q", c.Backend)
 	}
 	for i := range c.RuntimeConfig.PortMappings {
 		m := &c.RuntimeConfig.PortMappings[i]
@@ -83,13 +98,24 @@ func (c *portmapConfig) mark() string {
 	return fmt.Sprintf("%#x/%#x", 1<<bit, 1<<bit)
 }
 
+// masquerades says whether sources are rewritten; marksItself, whether by us.
+func (c *portmapConfig) masquerades() bool { return c.SNAT == nil || *c.SNAT }
+func (c *portmapConfig) marksItself() bool { return c.masquerades() && c.SetMarkChain == nil }
+
 // rules is the iptables-restore text for one container address.
 func (c *portmapConfig) rules(containerID string, ip net.IPNet) string {
 	var text strings.Builder
 	chain := chainName(hostPortPrefix, c.Name, containerID)
-	fmt.Fprintf(&text, "*nat\n:CNI-HOSTPORT-SETMARK - [0:0]\n:CNI-HOSTPORT-MASQ - [0:0]\n:%s - [0:0]\n", chain)
-	fmt.Fprintf(&text, "-A CNI-HOSTPORT-SETMARK -m comment --comment \"CNI portfwd masquerade mark\" -j MARK --set-xmark %s\n", c.mark())
-	fmt.Fprintf(&text, "-A CNI-HOSTPORT-MASQ -m mark --mark %s -j MASQUERADE\n", c.mark())
+	fmt.Fprintf(&text, "*nat\n:%s - [0:0]\n", chain)
+	mark := "CNI-HOSTPORT-SETMARK"
+	if c.SetMarkChain != nil {
+		mark = *c.SetMarkChain
+	}
+	if c.marksItself() {
+		fmt.Fprintf(&text, ":%s - [0:0]\n:CNI-HOSTPORT-MASQ - [0:0]\n", mark)
+		fmt.Fprintf(&text, "-A %s -m comment --comment \"CNI portfwd masquerade mark\" -j MARK --set-xmark %s\n", mark, c.mark())
+		fmt.Fprintf(&text, "-A CNI-HOSTPORT-MASQ -m mark --mark %s -j MASQUERADE\n", c.mark())
+	}
 	for _, m := range c.RuntimeConfig.PortMappings {
 		if !sameFamily(m.HostIP, ip.IP) {
 			continue
@@ -98,21 +124,8 @@ func (c *portmapConfig) rules(containerID string, ip net.IPNet) string {
 		if m.HostIP != "" && !netip.MustParseAddr(m.HostIP).IsUnspecified() {
 			match += " -d " + m.HostIP
 		}
-		if c.SNAT == nil || *c.SNAT {
-			// Answers to these must come back through the node, which alone can
-			// undo the change of address: containers on the same bridge, this one
-			// among them, and the node by its loopback.
-			bridge := net.IPNet{IP: ip.IP.Mask(ip.Mask), Mask: ip.Mask}
-			sources := []string{bridge.String(), "127.0.0.1"}
-			if ip.IP.To4() == nil {
-				sources = sources[:1]
-			}
-			for _, source := range sources {
-				fmt.Fprintf(&text, "%s -s %s -j CNI-HOSTPORT-SETMARK\n", match, source)
-			}
-			if c.MasqAll {
-				fmt.Fprintf(&text, "%s -j CNI-HOSTPORT-SETMARK\n", match)
-			}
+		for _, source := range c.masqueraded(ip) {
+			fmt.Fprintf(&text, "%s%s -j %s\n", match, source, mark)
 		}
 		to := net.JoinHostPort(ip.IP.String(), fmt.Sprint(m.ContainerPort))
 		fmt.Fprintf(&text, "%s -j DNAT --to-destination %s\n", match, to)
@@ -121,12 +134,32 @@ func (c *portmapConfig) rules(containerID string, ip net.IPNet) string {
 	return text.String()
 }
 
+// masqueraded are the clients whose answers must come back through the node, which
+// alone can undo the change of address: containers on the same bridge, this one
+// among them, and the node by its loopback; or all.
+func (c *portmapConfig) masqueraded(ip net.IPNet) []string {
+	bridge := net.IPNet{IP: ip.IP.Mask(ip.Mask), Mask: ip.Mask}
+	switch {
+	case !c.masquerades():
+		return nil
+	case c.MasqAll:
+		return []string{""}
+	case ip.IP.To4() == nil:
+		return []string{" -s " + bridge.String()}
+	}
+	return []string{" -s " + bridge.String(), " -s 127.0.0.1"}
+}
+
 func sameFamily(hostIP string, ip net.IP) bool {
 	return hostIP == "" || netip.MustParseAddr(hostIP).Is4() == (ip.To4() != nil)
 }
 
 // jumps are the ways into a container's chain: per protocol, its ports.
-func (c *portmapConfig) jumps(containerID string) (jumps [][]string) {
+func (c *portmapConfig) jumps(containerID string, family iptables.Family) (jumps [][]string) {
+	conditions := c.ConditionsV4
+	if family == iptables.IPv6 {
+		conditions = c.ConditionsV6
+	}
 	for _, protocol := range []string{"tcp", "udp", "sctp"} {
 		var ports []string
 		for _, m := range c.RuntimeConfig.PortMappings {
@@ -137,10 +170,10 @@ func (c *portmapConfig) jumps(containerID string) (jumps [][]string) {
 		const most = 15 // that multiport takes
 		for len(ports) > 0 {
 			n := min(most, len(ports))
-			jumps = append(jumps, []string{
+			jumps = append(jumps, slices.Concat([]string{
 				"-p", protocol, "-m", "comment", "--comment", "dnat " + comment(c.Name, containerID),
 				"-m", "multiport", "--destination-ports", strings.Join(ports[:n], ","),
-				"-j", chainName(hostPortPrefix, c.Name, containerID)})
+			}, conditions, []string{"-j", chainName(hostPortPrefix, c.Name, containerID)}))
 			ports = ports[n:]
 		}
 	}
@@ -163,12 +196,12 @@ func portmapAdd(args *skel.CmdArgs) error {
 	return types.PrintResult(result, c.CNIVersion)
 }
 
-// forward writes the rules for the first address of each family.
+// forward writes the rules for the container's first address of each family.
 func (c *portmapConfig) forward(args *skel.CmdArgs, result *current.Result) error {
 	done := map[iptables.Family]bool{}
 	for _, ip := range result.IPs {
 		r := runnerFor(ip.Address.IP)
-		if done[r.Family] {
+		if done[r.Family] || elsewhere(result, ip, args.IfName) {
 			continue
 		}
 		done[r.Family] = true
@@ -178,7 +211,8 @@ func (c *portmapConfig) forward(args *skel.CmdArgs, result *current.Result) erro
 		if err := c.wire(r, args.ContainerID); err != nil {
 			return err
 		}
-		if ip.Address.IP.To4() != nil && (c.SNAT == nil || *c.SNAT) {
+		forgetFlows(r.Family, c.RuntimeConfig.PortMappings)
+		if ip.Address.IP.To4() != nil && c.masquerades() {
 			if err := openLoopback(r, ip.Address.IP); err != nil {
 				return err
 			}
@@ -187,24 +221,13 @@ func (c *portmapConfig) forward(args *skel.CmdArgs, result *current.Result) erro
 	return nil
 }
 
-// openLoopback lets a packet that was sent to 127.0.0.1 leave by the interface
-// that leads to a container, which the kernel forbids unless route_localnet is
-// set there. That opens the other direction as well: a container with raw
-// sockets could then speak to what listens on the node's loopback alone
-// (CVE-2020-8558). The rule shuts this again; answers and host ports pass.
-func openLoopback(r iptables.Runner, ip net.IP) error {
-	link, err := linkTo(ip)
-	if errors.Is(err, syscall.ENETUNREACH) {
-		return nil // the node has no address there: nobody on it reaches the container anyhow
+// elsewhere says that an address is on another interface than the container's.
+func elsewhere(result *current.Result, ip *current.IPConfig, ifName string) bool {
+	if ip.Interface == nil || *ip.Interface < 0 || *ip.Interface >= len(result.Interfaces) {
+		return false // nobody has said where
 	}
-	if err != nil || strings.ContainsAny(link, "/.") {
-		return err // no file of /proc/sys bears such a name as it is
-	}
-	if err := r.Ensure(background(), "-I", "filter", "INPUT", "-i", link, "-d", "127.0.0.0/8", "-m", "conntrack", "!",
-		"--ctstate", "RELATED,ESTABLISHED,DNAT", "-m", "comment", "--comment", "CNI portfwd: loopback is ours", "-j", "DROP"); err != nil {
-		return err
-	}
-	return os.WriteFile("/proc/sys/net/ipv4/conf/"+link+"/route_localnet", []byte("1"), 0o644)
+	on := result.Interfaces[*ip.Interface]
+	return on.Name != ifName || on.Sandbox == ""
 }
 
 // wire adds the jumps that lead to the rules.
@@ -216,7 +239,7 @@ func (c *portmapConfig) wire(r iptables.Runner, containerID string) error {
 			return err
 		}
 	}
-	for _, jump := range c.jumps(containerID) {
+	for _, jump := range c.jumps(containerID, r.Family) {
 		if err := r.Ensure(ctx, "-A", "nat", "CNI-HOSTPORT-DNAT", jump...); err != nil {
 			return err
 		}
@@ -227,6 +250,9 @@ func (c *portmapConfig) wire(r iptables.Runner, containerID string) error {
 		if err := r.Ensure(ctx, "-A", "nat", chain, "-m", "addrtype", "--dst-type", "LOCAL", "-j", "CNI-HOSTPORT-DNAT"); err != nil {
 			return err
 		}
+	}
+	if !c.marksItself() {
+		return nil
 	}
 	return r.Ensure(ctx, "-I", "nat", "POSTROUTING", "-m", "comment", "--comment", "CNI portfwd requiring masquerade", "-j", "CNI-HOSTPORT-MASQ")
 }
@@ -253,8 +279,9 @@ func portmapCheck(args *skel.CmdArgs) error {
 		return invalid("CHECK needs prevResult")
 	}
 	for _, ip := range result.IPs {
-		for _, jump := range c.jumps(args.ContainerID) {
-			if !runnerFor(ip.Address.IP).Has(background(), "nat", "CNI-HOSTPORT-DNAT", jump...) {
+		r := runnerFor(ip.Address.IP)
+		for _, jump := range c.jumps(args.ContainerID, r.Family) {
+			if !r.Has(background(), "nat", "CNI-HOSTPORT-DNAT", jump...) {
 				return fmt.Errorf("host ports of container %s have lost their rules", args.ContainerID)
 			}
 		}

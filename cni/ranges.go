@@ -173,8 +173,12 @@ func parseResolvConf(path string) (*types.DNS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ipam.resolvConf: %w", err)
 	}
+	return resolvConf(string(data)), nil
+}
+
+func resolvConf(text string) *types.DNS {
 	dns := &types.DNS{}
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if len(fields) < 2 {
 			continue
@@ -190,5 +194,5 @@ func parseResolvConf(path string) (*types.DNS, error) {
 			dns.Options = append(dns.Options, fields[1:]...)
 		}
 	}
-	return dns, nil
+	return dns
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,13 +19,24 @@ var update = flag.Bool("update", false, "write testdata/reference.txt; with $CNI
 // (CNI_BIN=folder go test ./cni -run TestReference -update). Ours do the same.
 func TestReference(t *testing.T) {
 	var text strings.Builder
-	for _, c := range []struct{ name, conf string }{
-		{"a cluster's bridge", bridgeConf},
-		{"masqueraded, with the oldest version", with(with(with(bridgeConf, "ipMasq", true), "cniVersion", "0.3.1"), "isDefaultGateway", false)},
-		{"two families", with(with(bridgeConf, "ipam", json.RawMessage(`{"type":"host-local","ranges":[[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9"}],[{"subnet":"fd00:1::/64"}]]}`)), "cniVersion", "1.1.0")},
-		{"promiscuous", with(with(bridgeConf, "hairpinMode", false), "promiscMode", true)},
+	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(resolv, []byte("nameserver 10.96.0.11\nsearch a.example b.example\noptions ndots:5\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, conf, portmap string }{
+		{"a cluster's bridge", bridgeConf, ""},
+		{"masqueraded, with the oldest version", with(with(with(bridgeConf, "ipMasq", true), "cniVersion", "0.3.1"), "isDefaultGateway", false), ""},
+		{"two families", with(with(bridgeConf, "ipam", json.RawMessage(`{"type":"host-local","ranges":[[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9"}],[{"subnet":"fd00:1::/64"}]]}`)), "cniVersion", "1.1.0"), ""},
+		{"promiscuous", with(with(bridgeConf, "hairpinMode", false), "promiscMode", true), ""},
+		{"host-local's other words", with(with(with(with(with(bridgeConf, "isDefaultGateway", false), "isGateway", true), "ipam", map[string]any{"type": "host-local", "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.20", "rangeEnd": "10.1.0.30",
+			"gateway": "10.1.0.254", "routes": []map[string]any{{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.1.0.253"}}, "dataDir": "/var/lib/cni/other", "resolvConf": resolv}),
+			"dns", nil), "args", json.RawMessage(`{"cni":{"ips":["10.1.0.25"],"mac":"02:00:00:00:00:07"}}`)), `{"portMappings":[{"hostPort":53,"containerPort":5353,"protocol":"udp","hostIP":"10.1.0.254"},
+			{"hostPort":54,"containerPort":54,"protocol":"tcp","hostIP":"fd00::1"},{"hostPort":55,"containerPort":55,"protocol":"tcp","hostIP":"0.0.0.0"}]}`},
+		{"host ports with another mark, for all", bridgeConf, `{"markMasqBit":5,"masqAll":true}`},
+		{"host ports whose clients are seen", bridgeConf, `{"snat":false}`},
+		{"host ports under conditions, marked by others", bridgeConf, `{"conditionsV4":["-s","172.30.9.0/24"],"conditionsV6":["-s","fd00::/64"],"externalSetMarkChain":"KUBE-MARK-MASQ"}`},
 	} {
-		text.WriteString("== " + c.name + "\n" + attachment(t, c.conf))
+		text.WriteString("== " + c.name + "\n" + attachment(t, c.conf, c.portmap))
 	}
 	const golden = "testdata/reference.txt"
 	if *update {
@@ -41,17 +53,31 @@ func TestReference(t *testing.T) {
 	}
 }
 
-// attachment adds a pod to a bridge, with a host port, and tells what there is
-// then, and what is left when it is gone again.
-func attachment(t *testing.T, conf string) string {
+// attachment adds a pod to a bridge, with a host port (or what the words for portmap
+// say), and tells what there is then, and what is left when it is gone again.
+func attachment(t *testing.T, conf, words string) string {
 	m := newMachine(t)
 	pod := nstest.New(t, "pod")
+	m.node.Run("iptables -t nat -N KUBE-MARK-MASQ")
 	out := m.must("ADD", "container", pod.Path, conf)
 	var version struct{ CNIVersion string }
 	if err := json.Unmarshal([]byte(conf), &version); err != nil {
 		t.Fatal(err)
 	}
-	portmap := `{"cniVersion":"` + version.CNIVersion + `","name":"test","type":"portmap","capabilities":{"portMappings":true},"runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}}`
+	portmap := with(with(`{"name":"test","type":"portmap","capabilities":{"portMappings":true}}`, "cniVersion", version.CNIVersion),
+		"runtimeConfig", json.RawMessage(`{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}`))
+	var extra map[string]any
+	if words != "" {
+		if err := json.Unmarshal([]byte(words), &extra); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for word, value := range extra {
+		if word == "portMappings" {
+			word, value = "runtimeConfig", map[string]any{word: value}
+		}
+		portmap = with(portmap, word, value)
+	}
 	portmap = with(portmap, "prevResult", json.RawMessage(out))
 	chained := m.must("ADD", "container", pod.Path, portmap)
 	if !strings.Contains(conf, `"0.3.1"`) { // which has no CHECK

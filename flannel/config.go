@@ -7,6 +7,10 @@ import (
 	"iter"
 	"net/netip"
 	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -17,20 +21,43 @@ type Config struct {
 	NetConfigPath string
 	// SubnetFile is what the CNI plugin reads.
 	SubnetFile string
-	// Interface is the name or an address of the link to other nodes; empty:
-	// the one with the default route, else the one with PublicIP, else the one
-	// with the address that the source gives for this node.
-	Interface string
+	// Interfaces are names or addresses of the link to other nodes: the first that
+	// is there. Then InterfacePatterns, then the link that leads to CanReach. If
+	// none of the three is given: the link with the default route, else the one
+	// with PublicIP, else the one with the address that the source gives for this
+	// node.
+	Interfaces        []string
+	InterfacePatterns []*regexp.Regexp
+	CanReach          netip.Addr
 	// PublicIP is what others are told to send to; empty: Interface's address.
 	PublicIP netip.Addr
 	// IPMasq makes pods' traffic to the world leave under the node's address.
 	IPMasq bool
+	// OrderlyPorts leaves --random-fully out, with which clashes of source ports are
+	// rare when many connections start at once.
+	OrderlyPorts bool
 	// ForwardRules let forwarded traffic of pods pass a firewall that drops.
 	ForwardRules bool
 	// HostRoot is where the machine's root is mounted, for its iptables.
 	HostRoot string
 	// Resync is how often the kernel is compared with the plan.
 	Resync time.Duration
+}
+
+func (c Config) choosesInterface() bool {
+	return len(c.Interfaces)+len(c.InterfacePatterns) > 0 || c.CanReach.IsValid()
+}
+
+// chosen is the choice in words, for an error.
+func (c Config) chosen() string {
+	words := slices.Clone(c.Interfaces)
+	for _, p := range c.InterfacePatterns {
+		words = append(words, "like "+p.String())
+	}
+	if c.CanReach.IsValid() {
+		words = append(words, "to "+c.CanReach.String())
+	}
+	return strconv.Quote(strings.Join(words, ", "))
 }
 
 // NetConf is net-conf.json.

@@ -238,20 +238,21 @@ func (f *Flannel) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var errs []error // what cannot be done for one node must not keep the others out
 	for _, op := range diff(f.deviceName(), have, want) {
 		f.log.Info("Change", "op", op)
 		if err := f.apply(op); err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			errs = append(errs, fmt.Errorf("%s: %w", op, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // followInterface looks our end of the wire up again: an interface that went away,
 // and our device with it, comes back as another one of the same name; and a
 // lease of DHCP may give another address, which then the others must know.
 func (f *Flannel) followInterface() error {
-	found, err := findExternal(Config{Interface: f.external.name}, netip.Addr{})
+	found, err := findExternal(Config{Interfaces: []string{f.external.name}}, netip.Addr{})
 	if err != nil {
 		return err
 	}

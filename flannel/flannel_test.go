@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -245,5 +247,51 @@ func TestRestart(t *testing.T) {
 	}
 	if _, err := accepted.Read(make([]byte, 1)); err != nil {
 		t.Errorf("the open connection: %v", err)
+	}
+}
+
+// Links that go down and come back lose their routes and entries, and get them
+// again.
+func TestLinkDown(t *testing.T) {
+	for backend, links := range map[string][]string{vxlanBackend: {"flannel.1", "eth0"}, hostGWBackend: {"eth0"}} {
+		nodes, _, _ := cluster(t, 2, backend)
+		n := nodes[0]
+		for _, link := range links {
+			n.Run("ip link set " + link + " down")
+			n.Must(func() error {
+				_ = n.f.reconcile(context.Background()) // which may find no way to the others
+				return nil
+			})
+			n.Run("ip link set " + link + " up")
+			n.sync()
+			if ops := n.pending(); len(ops) != 0 {
+				t.Errorf("%s, %s: still to change: %v", backend, link, ops)
+			}
+			nstest.Eventually(t, backend+": pod-1 after "+link+" was down", func() bool {
+				_, _, err := n.Ask("tcp", "10.244.1.7:80")
+				return err == nil
+			})
+		}
+	}
+}
+
+// A lease that nobody can serve keeps nobody else out.
+func TestLeaseNobodyCanServe(t *testing.T) {
+	nodes, _, _ := cluster(t, 3, hostGWBackend)
+	n := nodes[0]
+	n.Run("ip route del 10.244.2.0/24")
+	n.f.leases = slices.DeleteFunc(n.f.leases, func(l Lease) bool { return l.Node == "node-1" })
+	for i, ip := range []string{"172.30.9.1", "172.30.9.255", "255.255.255.255", "fd00::1"} {
+		n.f.leases = append(n.f.leases, Lease{Node: fmt.Sprintf("a-%d", i), Backend: hostGWBackend,
+			Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(16 * i)}), 28), PublicIP: netip.MustParseAddr(ip)})
+	}
+	n.Must(func() error {
+		if err := n.f.reconcile(context.Background()); err == nil || !strings.Contains(err.Error(), "10.244.1.16/28 via 172.30.9.255") {
+			t.Errorf("a route by the wire's broadcast address: %v", err)
+		}
+		return nil
+	})
+	if _, _, err := n.Ask("tcp", "10.244.2.7:80"); err != nil {
+		t.Error(err)
 	}
 }

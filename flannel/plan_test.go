@@ -71,6 +71,10 @@ ip route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink
 		{"other backend", `{"Type":"vxlan"}`, hostGW(near), "\n", 1},
 		{"outside of the network", `{"Type":"vxlan"}`, []Lease{lease("node-1", "10.1.0.0/24", "172.30.9.2"), lease("node-2", "10.0.0.0/8", "172.30.9.3")}, "\n", 2},
 		{"our own subnet", `{"Type":"vxlan"}`, []Lease{lease("node-1", "10.244.0.0/25", "172.30.9.2")}, "\n", 1},
+		{"somebody has edited", `{"Type":"vxlan"}`, []Lease{lease("node-1", "10.244.1.0/24", "172.30.9.1"), lease("node-2", "10.244.2.0/24", "0.0.0.0"),
+			lease("node-3", "10.244.3.0/24", "127.0.0.1"), lease("node-4", "10.244.4.0/24", "224.0.0.1"), {Node: "node-5", Backend: vxlanBackend, Subnet: netip.MustParsePrefix("10.244.5.0/24"),
+				PublicIP: netip.MustParseAddr("fd00::5"), VTEP: MAC{2}}, {Node: "node-6", Backend: vxlanBackend, Subnet: netip.MustParsePrefix("10.244.6.0/24"),
+				PublicIP: netip.MustParseAddr("172.30.9.6"), VTEP: MAC{1, 0, 0x5e}}}, "\n", 6},
 		{"one subnet, two nodes", `{"Type":"vxlan"}`, []Lease{lease("node-9", "10.244.1.0/24", "172.30.9.9"), near}, `
 ip neigh replace 10.244.1.0 lladdr 0e:f1:ac:1e:09:02 dev flannel.1 nud permanent
 bridge fdb replace 0e:f1:ac:1e:09:02 dev flannel.1 dst 172.30.9.2 self permanent
@@ -178,6 +182,38 @@ func FuzzNodes(f *testing.F) {
 				t.Fatalf("plan %v", plan)
 			}
 		}
-		_, _ = parseNetConf([]byte(text))
+		if c, err := ParseEtcdNetConf([]byte(text)); err == nil {
+			for subnet := range c.Subnets() {
+				if !c.Fits(subnet) || !c.Network.Contains(subnet.Addr()) {
+					t.Fatalf("%s of %+v", subnet, c)
+				}
+				break
+			}
+		}
+	})
+}
+
+// Whatever stands in annotations, a plan is made of the rest.
+func FuzzAnnotations(f *testing.F) {
+	f.Add("10.244.1.0/24", "172.30.9.2", "vxlan", `{"VNI":1,"VtepMAC":"0e:f1:ac:1e:09:02"}`)
+	f.Add("fd00::/64", "fd00::1", "host-gw", "null")
+	f.Fuzz(func(t *testing.T, cidr, ip, backend, data string) {
+		s := &KubeSource{Prefix: DefaultAnnotationPrefix}
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Annotations: map[string]string{s.annotation("kube-subnet-manager"): "true",
+			s.annotation("public-ip"): ip, s.annotation("backend-type"): backend, s.annotation("backend-data"): data}}}
+		n.Spec.PodCIDR = cidr
+		_, _ = s.early(n)
+		l, ok, err := s.leaseOf(n)
+		if !ok || err != nil {
+			return
+		}
+		for _, kind := range []string{vxlanBackend, hostGWBackend} {
+			c := &NetConf{Network: netip.MustParsePrefix("10.244.0.0/16"), Backend: Backend{Type: kind}}
+			good := lease("node-2", "10.244.2.0/24", "172.30.9.3")
+			good.Backend = kind
+			if plan, _ := makePlan(c, lease("me", "10.244.0.0/24", "172.30.9.1"), []Lease{good, l}, wire); len(plan.Routes) == 0 {
+				t.Fatalf("%+v kept %+v out", l, good)
+			}
+		}
 	})
 }

@@ -77,7 +77,7 @@ func (f *Flannel) ruleChains(ctx context.Context, r iptables.Runner) ([]ruleChai
 		if err != nil {
 			return nil, err
 		}
-		chains = append(chains, ruleChain{"nat", "POSTROUTING", masqChain, masqNote, masqRules(f.conf.Network, f.mine.Subnet, version.RandomFully())})
+		chains = append(chains, ruleChain{"nat", "POSTROUTING", masqChain, masqNote, masqRules(f.conf.Network, f.mine.Subnet, version.RandomFully() && !f.config.OrderlyPorts)})
 	}
 	if f.config.ForwardRules {
 		chains = append(chains, ruleChain{"filter", "FORWARD", forwardChain, forwardNote, forwardRules(f.conf.Network)})

@@ -16,18 +16,7 @@ func findExternal(config Config, known netip.Addr) (external, error) {
 	if err != nil {
 		return external{}, err
 	}
-	defaultRoute := defaultRouteLink()
-	// The first rule that finds a link decides.
-	rules := []func(netlink.Link, netip.Addr) bool{
-		func(l netlink.Link, ip netip.Addr) bool { return l.Attrs().Index == defaultRoute },
-		func(_ netlink.Link, ip netip.Addr) bool { return ip == config.PublicIP },
-		func(_ netlink.Link, ip netip.Addr) bool { return ip == known },
-	}
-	if config.Interface != "" {
-		rules = []func(netlink.Link, netip.Addr) bool{func(l netlink.Link, ip netip.Addr) bool {
-			return l.Attrs().Name == config.Interface || ip.String() == config.Interface
-		}}
-	}
+	rules := interfaceRules(config, known)
 	for _, rule := range rules {
 		for _, link := range links {
 			networks := addresses(link)
@@ -39,10 +28,36 @@ func findExternal(config Config, known netip.Addr) (external, error) {
 			}
 		}
 	}
-	if config.Interface != "" {
-		return external{}, fmt.Errorf("no interface %q with an IPv4 address on this node", config.Interface)
+	if config.choosesInterface() {
+		return external{}, fmt.Errorf("no interface %s with an IPv4 address on this node", config.chosen())
 	}
 	return external{}, errors.New("no interface with a default route on this node, and none with the node's address: choose one with --iface")
+}
+
+// interfaceRules are tried one after the other; the first that finds a link decides.
+func interfaceRules(config Config, known netip.Addr) (rules []func(netlink.Link, netip.Addr) bool) {
+	if !config.choosesInterface() {
+		defaultRoute := defaultRouteLink()
+		return []func(netlink.Link, netip.Addr) bool{
+			func(l netlink.Link, _ netip.Addr) bool { return l.Attrs().Index == defaultRoute },
+			func(_ netlink.Link, ip netip.Addr) bool { return ip == config.PublicIP },
+			func(_ netlink.Link, ip netip.Addr) bool { return ip == known },
+		}
+	}
+	for _, name := range config.Interfaces {
+		rules = append(rules, func(l netlink.Link, ip netip.Addr) bool { return l.Attrs().Name == name || ip.String() == name })
+	}
+	for _, pattern := range config.InterfacePatterns {
+		rules = append(rules,
+			func(_ netlink.Link, ip netip.Addr) bool { return pattern.MatchString(ip.String()) },
+			func(l netlink.Link, _ netip.Addr) bool { return pattern.MatchString(l.Attrs().Name) })
+	}
+	if config.CanReach.IsValid() {
+		if routes, err := netlink.RouteGet(config.CanReach.AsSlice()); err == nil && len(routes) > 0 {
+			rules = append(rules, func(l netlink.Link, _ netip.Addr) bool { return l.Attrs().Index == routes[0].LinkIndex })
+		}
+	}
+	return rules
 }
 
 // addresses are a link's IPv4 addresses with their networks.

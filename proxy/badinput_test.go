@@ -2,7 +2,11 @@ package proxy
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -83,6 +87,25 @@ func TestHugeServices(t *testing.T) {
 	}
 }
 
+// With more than a thousand endpoints rules have few comments, and have them
+// again with fewer, whatever the renderer remembers.
+func TestLargeCluster(t *testing.T) {
+	var remembers Renderer
+	options := Options{MasqueradeBit: 14, Local: testPods}
+	for _, c := range []struct{ services, comments int }{{500, 500 * 8}, {501, 501 * 1}, {500, 500 * 8}} {
+		services, slices := twoEach(c.services)
+		state := NewState(Node{Name: "node-0"}, services, slices)
+		rules := remembers.Render(state, options)
+		if !reflect.DeepEqual(rules, Render(state, options)) {
+			t.Errorf("%d Services: a renderer with a memory writes other rules", c.services)
+		}
+		text := restoreText(nil, Rules{"nat": rules["nat"]}, entries{})
+		if got := strings.Count(text, `--comment "default/`); got != c.comments {
+			t.Errorf("%d Services: %d comments, want %d", c.services, got, c.comments)
+		}
+	}
+}
+
 // Endpoints that lead nowhere, or back: clients fail, the node lives on, and other
 // Services answer.
 func TestEndpointsThatLeadBack(t *testing.T) { inModes(t, testEndpointsThatLeadBack) }
@@ -136,5 +159,24 @@ func testInterfaceDisappears(t *testing.T, w *world) {
 	w.answers(w.outside, "tcp", "172.30.9.1:30080", 1)
 	if now := w.what(node); now != before {
 		t.Errorf("rules for an address that is gone:\n%s\nbefore it came:\n%s", now, before)
+	}
+}
+
+// A table of connections that fills up is told once, and again after it was empty.
+func TestConnectionsFull(t *testing.T) {
+	var told strings.Builder
+	p := &Proxy{log: slog.New(slog.NewTextHandler(&told, nil))}
+	table := filepath.Join(t.TempDir(), "nf_conntrack_")
+	p.connectionsFull(table) // no such kernel
+	for _, c := range []struct{ count, most, warnings int }{{0, 1000, 0}, {950, 1000, 0}, {951, 1000, 1}, {1000, 1000, 1}, {10, 1000, 1}, {960, 1000, 2}, {960, 2000, 2}} {
+		for name, n := range map[string]int{"count": c.count, "max": c.most} {
+			if err := os.WriteFile(table+name, fmt.Appendln(nil, n), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.connectionsFull(table)
+		if got := strings.Count(told.String(), "nearly full"); got != c.warnings {
+			t.Errorf("%d of %d: %d warnings, want %d\n%s", c.count, c.most, got, c.warnings, told.String())
+		}
 	}
 }

@@ -14,45 +14,17 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
 )
 
-// MatchConntrackFlow lets netlink ask us while it walks the table.
-func (f udpFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	if flow.Forward.Protocol != unix.IPPROTO_UDP {
-		return false
-	}
-	asked, ok1 := netip.AddrFromSlice(flow.Forward.DstIP)
-	answerer, ok2 := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	return ok1 && ok2 && f.stale(Flow{
-		netip.AddrPortFrom(asked.Unmap(), flow.Forward.DstPort),
-		netip.AddrPortFrom(answerer.Unmap(), flow.Reverse.SrcPort),
-	})
-}
-
-// deleteStaleFlows answers how many there were.
-func deleteStaleFlows(family Family, f udpFlows) (uint, error) {
-	if len(f.services) == 0 {
-		return 0, nil
-	}
-	inet := netlink.InetFamily(netlink.FAMILY_V4)
-	if family == IPv6 {
-		inet = netlink.FAMILY_V6
-	}
-	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, inet, f)
-	if err != nil {
-		return n, fmt.Errorf("delete stale UDP flows: %w", err)
-	}
-	return n, nil
-}
+// connectionTable is where the kernel tells of its table of connections.
+const connectionTable = "/proc/sys/net/netfilter/nf_conntrack_"
 
 // connectionsFull is a warning, once each time that the kernel's table of connections
 // fills up: it then drops whatever is new, and only its own log says why.
-func (p *Proxy) connectionsFull() {
+func (p *Proxy) connectionsFull(table string) {
 	read := func(name string) (n int) {
-		text, _ := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_" + name)
+		text, _ := os.ReadFile(table + name)
 		n, _ = strconv.Atoi(strings.TrimSpace(string(text)))
 		return n
 	}
@@ -81,6 +53,20 @@ func localAddresses(family Family) (ips []netip.Addr, err error) {
 	}
 	slices.SortFunc(ips, netip.Addr.Compare)
 	return ips, err
+}
+
+// Prepare sets the kernel's values that only root may set; whoever runs the proxy
+// afterwards may write rules and nothing else.
+func Prepare(config Config) error {
+	setDefaults(&config.KubeProxyConfiguration)
+	if err := validate(&config.KubeProxyConfiguration); err != nil {
+		return err
+	}
+	err := setSysctls(IPv4, &config.KubeProxyConfiguration)
+	if _, missing := os.Stat("/proc/sys/net/ipv6"); missing == nil {
+		err = errors.Join(err, setSysctls(IPv6, &config.KubeProxyConfiguration))
+	}
+	return err
 }
 
 // setSysctls makes the kernel forward, and remember connections for as long as

@@ -137,7 +137,7 @@ func (p *Proxy) loop(ctx context.Context) error {
 			return nil
 		case <-p.dirty:
 		case <-monitor.C:
-			p.connectionsFull()
+			p.connectionsFull(connectionTable)
 			start := time.Now()
 			local, err := localAddresses(p.family)
 			same := err != nil || slices.Equal(local, p.local)

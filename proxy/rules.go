@@ -63,6 +63,7 @@ type part struct{ table, chain, text string }
 type renderer struct {
 	Options
 	family Family
+	large  bool // see largeCluster
 	parts  []part
 	text   map[part]*strings.Builder // of parts (without their text), while they grow
 }
@@ -76,32 +77,50 @@ func Render(state State, options Options) Rules {
 // With thousands of Services that is nearly all of them, nearly always.
 type Renderer struct {
 	options Options
+	large   bool
 	ports   map[*ServicePort][]part
 }
 
 // Render writes the state as rules.
 func (r *Renderer) Render(state State, options Options) Rules {
-	if !r.options.equal(options) {
-		r.options, r.ports = options, nil
+	if large := largeCluster(state); !r.options.equal(options) || large != r.large {
+		r.options, r.large, r.ports = options, large, nil
 	}
+	collect := func(render func(*renderer)) []part { return collect(state.Family, options, r.large, render) }
 	ports := make(map[*ServicePort][]part, len(state.Ports))
 	all := newCollection()
-	all.add(collect(state.Family, options, func(r *renderer) { r.renderFrame() }))
+	all.add(collect(func(r *renderer) { r.renderFrame() }))
 	for _, p := range state.sorted() {
 		parts, known := r.ports[p]
 		if !known {
-			parts = collect(state.Family, options, func(r *renderer) { r.renderPort(p) })
+			parts = collect(func(r *renderer) { r.renderPort(p) })
 		}
 		ports[p] = parts
 		all.add(parts)
 	}
-	all.add(collect(state.Family, options, func(r *renderer) { r.renderNodePortsJump() }))
+	all.add(collect(func(r *renderer) { r.renderNodePortsJump() }))
 	r.ports = ports
 	return all.rules()
 }
 
-func collect(family Family, options Options, render func(*renderer)) []part {
-	r := &renderer{Options: options, family: family, text: map[part]*strings.Builder{}}
+// largeCluster says whether rules must be short: no comment but on the way in, from
+// which the rest follows, and no match that matches nothing. The legacy flavour
+// carries all rules to the kernel and back for each change, and a comment alone is
+// 288 bytes of them.
+//
+// Upstream: kubernetes pkg/proxy/iptables/proxier.go largeClusterEndpointsThreshold,
+// which keeps the comment where a packet is marked, and -m tcp.
+func largeCluster(state State) bool {
+	const most = 1000
+	endpoints := 0
+	for _, p := range state.Ports {
+		endpoints += max(len(p.Cluster), len(p.Local))
+	}
+	return endpoints > most
+}
+
+func collect(family Family, options Options, large bool, render func(*renderer)) []part {
+	r := &renderer{Options: options, family: family, large: large, text: map[part]*strings.Builder{}}
 	render(r)
 	for i, p := range r.parts {
 		r.parts[i].text = r.text[p].String()
@@ -176,6 +195,14 @@ func (r *renderer) rule(table, chain string, parts ...string) {
 }
 
 func comment(text string) string { return `-m comment --comment "` + text + `"` }
+
+// note is a comment that a large cluster goes without.
+func (r *renderer) note(text string) string {
+	if r.large {
+		return ""
+	}
+	return comment(text)
+}
 
 // renderFrame is what does not depend on any Service.
 func (r *renderer) renderFrame() {
@@ -272,6 +299,9 @@ func restoreText(have, want Rules, e entries) string {
 	return text.String()
 }
 
+// manyChains are declared backwards, and few in the order in which people read.
+const manyChains = 1000
+
 // writeTable: naming a chain makes it, or empties it; only an empty one that
 // nobody jumps to can be removed, so that comes last.
 func writeTable(text *strings.Builder, table string, rules map[string]string, changed, gone []string, enter []jump, leave []string) {
@@ -282,8 +312,14 @@ func writeTable(text *strings.Builder, table string, rules map[string]string, ch
 	text.Grow(size) // megabytes, with many Services
 	fmt.Fprintf(text, "*%s\n", table)
 	for _, list := range [][]string{changed, gone} {
-		for _, chain := range list {
-			fmt.Fprintf(text, ":%s - [0:0]\n", chain)
+		// The legacy flavour keeps its chains sorted, in a list with an index that it
+		// renews now and then: a new chain that is the last of all is looked for
+		// through hundreds, one that is the first is not.
+		for i := range list {
+			if len(list) > manyChains {
+				i = len(list) - 1 - i
+			}
+			fmt.Fprintf(text, ":%s - [0:0]\n", list[i])
 		}
 	}
 	text.WriteString(strings.Join(leave, ""))

@@ -85,7 +85,7 @@ func (r *renderer) refuse(p *ServicePort, chain, match string) {
 // pod network: the endpoint must answer to this node, which alone can undo the
 // rewriting.
 func (r *renderer) renderClusterMasquerade(p *ServicePort, names chainNames) {
-	note := comment(p.Name.String() + " cluster IP")
+	note := r.note(p.Name.String() + " cluster IP")
 	if r.MasqueradeAll {
 		r.rule("nat", names.internalPolicy, note, p.matchIP(p.ClusterIP), "-j", markMasqChain)
 	} else if r.Local.known() {
@@ -196,7 +196,7 @@ func (r *renderer) renderChoice(p *ServicePort, chain string, endpoints []Endpoi
 		for _, e := range endpoints {
 			sep := p.endpointChain(e)
 			seen, _ := affinityMatch(sep, p.AffinitySeconds)
-			r.rule("nat", chain, comment(note+" -> "+e.Address.String()), seen, "-j", sep)
+			r.rule("nat", chain, r.note(note+" -> "+e.Address.String()), seen, "-j", sep)
 		}
 	}
 	for i, e := range endpoints {
@@ -204,7 +204,7 @@ func (r *renderer) renderChoice(p *ServicePort, chain string, endpoints []Endpoi
 		if left := len(endpoints) - i; left > 1 {
 			lot = fmt.Sprintf("-m statistic --mode random --probability %.10f", 1/float64(left))
 		}
-		r.rule("nat", chain, comment(note+" -> "+e.Address.String()), lot, "-j", p.endpointChain(e))
+		r.rule("nat", chain, r.note(note+" -> "+e.Address.String()), lot, "-j", p.endpointChain(e))
 	}
 }
 
@@ -213,12 +213,16 @@ func (r *renderer) renderChoice(p *ServicePort, chain string, endpoints []Endpoi
 // answer to itself, past us.
 func (r *renderer) renderEndpoint(p *ServicePort, e Endpoint) {
 	chain, note := p.endpointChain(e), p.Name.String()
-	r.rule("nat", chain, comment(note), "-s", e.Address.Addr().String(), "-j", markMasqChain)
+	r.rule("nat", chain, r.note(note), "-s", e.Address.Addr().String(), "-j", markMasqChain)
 	remember := ""
 	if p.AffinitySeconds > 0 {
 		_, remember = affinityMatch(chain, p.AffinitySeconds)
 	}
-	r.rule("nat", chain, comment(note), remember, fmt.Sprintf("-m %s -p %[1]s -j DNAT --to-destination %[2]s", p.Protocol, e.Address))
+	match := "-m " + p.Protocol
+	if r.large {
+		match = "" // it matches nothing, and is carried with each rule
+	}
+	r.rule("nat", chain, r.note(note), remember, match, fmt.Sprintf("-p %s -j DNAT --to-destination %s", p.Protocol, e.Address))
 }
 
 // affinityMatch is session affinity in two halves, both about the list of client

@@ -87,3 +87,17 @@ func TestRun(t *testing.T) {
 		t.Errorf("an empty root: %v", err)
 	}
 }
+
+func FuzzParse(f *testing.F) {
+	f.Add("*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m comment --comment \"a b\" -j X\n-I X -g Y\nCOMMIT\n", "iptables v1.8.9 (nf_tables)")
+	f.Fuzz(func(t *testing.T, save, version string) {
+		for _, table := range Parse(save) {
+			for chain := range table {
+				table.Jumps(chain, chain)
+			}
+		}
+		if v, err := parseVersion(version); err == nil {
+			v.RandomFully()
+		}
+	})
+}

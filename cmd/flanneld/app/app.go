@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,8 @@ type options struct {
 	etcd       etcd.Config
 	condition  bool
 	publicIP   string
+	patterns   []string
+	canReach   string
 	healthIP   string
 	healthPort int
 	resync     int
@@ -95,9 +98,12 @@ func (o *options) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.condition, "set-node-network-unavailable", true, "set the Node condition NetworkUnavailable=False")
 	fs.StringVar(&o.config.NetConfigPath, "net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration")
 	fs.StringVar(&o.config.SubnetFile, "subnet-file", "/run/flannel/subnet.env", "file for the CNI plugin")
-	fs.StringVar(&o.config.Interface, "iface", "", "interface (name or address) to the other nodes")
+	fs.StringArrayVar(&o.config.Interfaces, "iface", nil, "interface (name or address) to the other nodes; may be repeated: the first that is there")
+	fs.StringArrayVar(&o.patterns, "iface-regex", nil, "regular expression for the same, tried after --iface; may be repeated")
+	fs.StringVar(&o.canReach, "iface-can-reach", "", "an address: the interface by which the node reaches it, tried last")
 	fs.StringVar(&o.publicIP, "public-ip", "", "address that other nodes send to; default: the interface's")
 	fs.BoolVar(&o.config.IPMasq, "ip-masq", false, "masquerade traffic from pods to the world")
+	fs.BoolVar(&o.config.OrderlyPorts, "ip-masq-fully-random-disable", false, "let the kernel choose source ports in order, not by chance")
 	fs.BoolVar(&o.config.ForwardRules, "iptables-forward-rules", true, "accept forwarded traffic from and to pods")
 	fs.IntVar(&o.resync, "iptables-resync", 5, "seconds between checks of rules, routes and entries")
 	fs.StringVar(&o.healthIP, "healthz-ip", "0.0.0.0", "address of /healthz and /readyz")
@@ -113,11 +119,8 @@ func (o *options) add(fs *pflag.FlagSet) {
 	fs.IntVar(&o.renewMargin, "subnet-lease-renew-margin", 60, "minutes before its end at which a lease in etcd is renewed, 1 to 1439")
 	o.logging = flags.AddLogging(fs)
 	flags.AcceptIgnored(fs, "public-ipv6")
-	flags.AcceptIgnoredBool(fs, "ip-masq-fully-random-disable")
 	flags.AcceptIgnored(fs, "log_backtrace_at")
 	flags.Refuse(fs, "ip-blackhole-route", "not built; with the bridge plugin the node has a route for its pods")
-	flags.Refuse(fs, "iface-regex", "name the interface with --iface")
-	flags.Refuse(fs, "iface-can-reach", "name the interface with --iface")
 }
 
 func (o *options) run(ctx context.Context) error {
@@ -135,6 +138,19 @@ func (o *options) run(ctx context.Context) error {
 			return fmt.Errorf("--public-ip %q: not an IPv4 address", o.publicIP)
 		}
 		o.config.PublicIP = ip
+	}
+	for _, text := range o.patterns {
+		pattern, err := regexp.Compile(text)
+		if err != nil {
+			return fmt.Errorf("--iface-regex: %w", err)
+		}
+		o.config.InterfacePatterns = append(o.config.InterfacePatterns, pattern)
+	}
+	if o.canReach != "" {
+		var err error
+		if o.config.CanReach, err = netip.ParseAddr(o.canReach); err != nil || !o.config.CanReach.Is4() {
+			return fmt.Errorf("--iface-can-reach %q: not an IPv4 address", o.canReach)
+		}
 	}
 	o.config.Resync = time.Duration(o.resync) * time.Second
 	if o.renewMargin < 1 || o.renewMargin > 1439 {

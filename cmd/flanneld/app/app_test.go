@@ -52,7 +52,7 @@ func TestStandAlone(t *testing.T) {
 	wire.Plug(ns, "172.30.9.1/24")
 	nodes := write(t, "nodes", "node-0 10.244.0.0/24 172.30.9.1\nnode-1 10.244.1.0/24 172.30.9.2\n")
 	conf := write(t, "net-conf.json", `{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}`)
-	p := ns.Start(flanneld(t, "-node-file="+nodes, "--node-name", "node-0", "-ip-masq", "-iface=eth0", "-iptables-resync=1",
+	p := ns.Start(flanneld(t, "-node-file="+nodes, "--node-name", "node-0", "-ip-masq", "-iface=eth7", "-iface-regex=^eth[0-6]$", "-iptables-resync=1",
 		"--net-config-path", conf, "--healthz-port=8081"))
 	hasRoute := func() bool {
 		return strings.Contains(ns.Run("ip route"), "10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink")
@@ -90,7 +90,8 @@ func TestBadInput(t *testing.T) {
 		"unknown flag":      {"--no-such-flag"},
 		"1 to 1439 minutes": {"--subnet-lease-renew-margin", "0"},
 		"not built":         {"-ip-blackhole-route"},
-		"name the interfac": {"--iface-regex", "eth.*"},
+		"missing closing )": {"--iface-regex", "eth("},
+		"iface-can-reach":   {"--iface-can-reach", "fd00::1"},
 		"not an IPv4":       {"--public-ip", "x"},
 		"network config":    {"--kube-subnet-mgr", "--net-config-path", "/nowhere"},
 		"no line for":       {"--net-config-path", conf, "--node-file", write(t, "nodes", ""), "--node-name", "a"},

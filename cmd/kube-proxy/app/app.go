@@ -27,6 +27,7 @@ type options struct {
 	master     string
 	hostname   string
 	cleanup    bool
+	initOnly   bool
 	version    bool
 	fromFlags  proxy.Config
 	mode       string
@@ -79,6 +80,7 @@ func (o *options) add(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.IPTables.MinSyncPeriod.Duration, "iptables-min-sync-period", 0, "default 1s")
 	fs.StringVar(&o.fromFlags.HostRoot, "host-root", "", "directory where the machine's root is mounted; its iptables is used")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove the rules of kube-proxy and end")
+	fs.BoolVar(&o.initOnly, "init-only", false, "set what only root may set in the kernel, and end; kube-proxy itself then needs CAP_NET_ADMIN alone")
 	fs.BoolVar(&o.version, "version", false, "print the version and end")
 	fs.StringVar((*string)(&c.DetectLocalMode), "detect-local-mode", "", "how traffic of this node's pods is known: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix")
 	fs.StringVar(&c.DetectLocal.BridgeInterface, "pod-bridge-interface", "", "the bridge, for BridgeInterface")
@@ -88,7 +90,6 @@ func (o *options) add(fs *pflag.FlagSet) {
 	flags.AcceptIgnored(fs, "bind-address", "boot-id-file", "config-sync-period", "feature-gates", "kube-api-burst", "kube-api-content-type",
 		"kube-api-qps", "machine-id-file", "oom-score-adj", "show-hidden-metrics-for-version")
 	flags.AcceptIgnoredBool(fs, "bind-address-hard-fail", "profiling")
-	flags.Refuse(fs, "init-only", "the limits of conntrack are set when kube-proxy starts, by itself")
 	flags.Refuse(fs, "write-config-to", "write a KubeProxyConfiguration by hand")
 }
 
@@ -141,6 +142,9 @@ func (o *options) run(cmd *cobra.Command) error {
 	log := o.logging.Logger("kube-proxy")
 	if ignored != nil {
 		log.Warn("Using lenient decoding as strict decoding failed", "err", ignored)
+	}
+	if o.initOnly {
+		return proxy.Prepare(config)
 	}
 	name, err := o.nodeName(config)
 	if err != nil {

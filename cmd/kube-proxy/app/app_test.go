@@ -76,7 +76,8 @@ func TestBadCommandLines(t *testing.T) {
 		want string
 	}{
 		{[]string{"--no-such-flag"}, "unknown flag"},
-		{[]string{"--init-only"}, "refused"},
+		{[]string{"--write-config-to=x"}, "refused"},
+		{[]string{"--init-only", "--conntrack-min=-1"}, "must be greater than or equal to 0"},
 		{nil, "how to reach the API server"},
 		{[]string{"--kubeconfig=/nowhere"}, "/nowhere"},
 		{[]string{"--kubeconfig=" + kubeconfig, "--proxy-mode=userspace"}, "must be iptables, ipvs, nftables or blank"},

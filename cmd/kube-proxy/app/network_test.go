@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	"tinykube/apiserver"
@@ -367,6 +368,18 @@ func TestNetwork(t *testing.T) {
 	if after := n.nodes[1].Run("ip -o link show flannel.1"); after != before {
 		t.Errorf("the device changed:\n%s%s", before, after)
 	}
+
+	// Somebody edits what a node has said of itself: it says it again.
+	nodes := client.For(n.client, client.Nodes)
+	if _, err := nodes.Patch(context.Background(), "", "node-1", types.MergePatchType, []byte(
+		`{"metadata":{"annotations":{"flannel.alpha.coreos.com/public-ip":"172.30.9.99","flannel.alpha.coreos.com/backend-data":"{"}}}`)); err != nil {
+		t.Fatal(err)
+	}
+	nstest.Eventually(t, "node-1's own words", func() bool {
+		node, err := nodes.Get(context.Background(), "", "node-1")
+		return err == nil && node.Annotations["flannel.alpha.coreos.com/public-ip"] == "172.30.9.2" && strings.Contains(node.Annotations["flannel.alpha.coreos.com/backend-data"], "VtepMAC")
+	})
+	n.answers(podA, "tcp", ipB+":80", "b")
 
 	// A node that leaves is forgotten.
 	if err := client.For(n.client, client.Nodes).Delete(context.Background(), "", "node-2", metav1.DeleteOptions{}); err != nil {
