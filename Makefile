@@ -152,7 +152,7 @@ SWAP_PROGRAMS := $(strip $(foreach name,$(SWAP_NAMES),$($(name))))
 test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) $(if $(CRITEST),critest) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap and critest if a program is given
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
 	$(GO) test -count=1 -v -timeout 60m ./controllers -run '^TestMatrix$$' -every-write
-	$(GO) test -C test -count=1 -v -timeout 30m ./swap -run '^TestVolumesFollowPods$$'
+	$(GO) test -C test -count=1 -v -timeout 30m ./swap -run '^Test(VolumesFollowPods|RoomDecides)$$'
 	FAULTS=3m $(GO) test -count=1 -v -timeout 20m ./apiserver/faults
 	$(GO) test -C test -count=1 -v -timeout 120m ./swap -run '^TestStartOrders$$' -orders 120
 	$(GO) test -count=1 -v -timeout 60m ./cmd/kubelet/app -run '^TestKillSoak$$' -kills 2000

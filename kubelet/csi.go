@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -205,10 +206,11 @@ func (v *csiVolumes) unpublish(ctx context.Context, record csiRecord) error {
 		defer client.close()
 		callCtx, cancel := context.WithTimeout(ctx, csiTimeout)
 		defer cancel()
-		if _, err := client.NodeUnpublishVolume(callCtx, &csi.NodeUnpublishVolumeRequest{
-			VolumeId: record.Handle, TargetPath: record.target(v.rootDir)}); err != nil {
+		target := record.target(v.rootDir)
+		_, err = client.NodeUnpublishVolume(callCtx, &csi.NodeUnpublishVolumeRequest{VolumeId: record.Handle, TargetPath: target})
+		if _, there := os.Lstat(target); err != nil && (status.Code(err) != codes.NotFound || !errors.Is(there, fs.ErrNotExist)) {
 			return fmt.Errorf("kubernetes.io/csi: Unmounter.TearDownAt failed: %w", err)
-		}
+		} // what a driver has forgotten, and is not there, need not go
 	}
 	if err := v.removePublished(record); err != nil {
 		return err

@@ -172,7 +172,7 @@ func (v *csiVolumes) waitForAttach(ctx context.Context, w csiVolume) (map[string
 	ctx, cancel := context.WithTimeout(parent, attachTimeout)
 	defer cancel()
 	v.touchNode()
-	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, time.Second) {
+	for pause := 20 * time.Millisecond; ; pause = min(pause*5/4, time.Second) { // most drivers need some ten
 		attachment, attached, err := v.attached(ctx, w)
 		if attached {
 			return attachment, nil

@@ -24,9 +24,9 @@ func TestBadIdentifiers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mount, target := p.capability(false, writer), p.path("pods", "a")
-	ofSnapshot := func(id string) *csi.CreateVolumeRequest {
+	fromSnapshot := func(id string) *csi.CreateVolumeRequest {
 		r := p.createRequest("x", false, 1<<20)
-		r.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: id}}}
+		r.VolumeContentSource = ofSnapshot(id)
 		return r
 	}
 	ephemeral := map[string]string{ephemeralKey: "true"}
@@ -36,10 +36,13 @@ func TestBadIdentifiers(t *testing.T) {
 			return err
 		},
 		"CreateVolume of volume": func(_ context.Context, id string) error { _, err := p.copyOf("x", false, 1, id, ""); return err },
-		"CreateVolume of snap":   func(ctx context.Context, id string) error { _, err := p.CreateVolume(ctx, ofSnapshot(id)); return err },
-		"DeleteVolume":           func(ctx context.Context, id string) error { return p.remove(id) },
-		"ControllerPublish":      func(ctx context.Context, id string) error { return p.attach(id, false) },
-		"ControllerUnpublish":    func(ctx context.Context, id string) error { return p.detach(id) },
+		"CreateVolume of snap": func(ctx context.Context, id string) error {
+			_, err := p.CreateVolume(ctx, fromSnapshot(id))
+			return err
+		},
+		"DeleteVolume":        func(ctx context.Context, id string) error { return p.remove(id) },
+		"ControllerPublish":   func(ctx context.Context, id string) error { return p.attach(id, false) },
+		"ControllerUnpublish": func(ctx context.Context, id string) error { return p.detach(id) },
 		"Validate": func(ctx context.Context, id string) error {
 			_, err := p.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id, VolumeCapabilities: []*csi.VolumeCapability{mount}})
 			return err
@@ -108,9 +111,11 @@ func TestBadIdentifiers(t *testing.T) {
 		},
 	}
 	p.create("first", false, 1) // the driver is up, and there is a state
-	for _, id := range []string{"../../victim", "../victim", "..", ".", "", "/etc", "a/b", "a/", "a\x00b", "a\nb", "a\u0085", strings.Repeat("a", 129)} {
+	for _, id := range []string{"../../victim", "a/../../victim", "..", ".", "", "/etc", "a/b", "a/", "a\x00b", "a\x7fb", "a\u0085", strings.Repeat("a", 129)} {
 		for what, call := range calls {
-			p.refused(what+" "+id, call(p.ctx(), id), codes.InvalidArgument)
+			if !strings.HasSuffix(what, " name") || id != "a/b" && id != "a/" { // which names may be
+				p.refused(what+" "+id, call(p.ctx(), id), codes.InvalidArgument)
+			}
 		}
 	}
 	if data, err := os.ReadFile(victim); err != nil || string(data) != "precious" {
@@ -121,7 +126,7 @@ func TestBadIdentifiers(t *testing.T) {
 		p.refused("unpublish at "+path, p.unpublish("x", path), codes.InvalidArgument)
 	}
 	// The longest that is right, and what is no path after all.
-	for _, name := range []string{strings.Repeat("n", 128), "..a", "a b: ü"} {
+	for _, name := range []string{strings.Repeat("n", 128), "..a", "a b: ü", "a/b", "a\tb\r\n"} {
 		p.must(p.remove(p.create(name, false, 1)))
 	}
 }
@@ -212,10 +217,13 @@ func TestOrder(t *testing.T) {
 	p.refused("delete what is staged", p.remove(id), codes.FailedPrecondition)
 	p.must(p.detach(id)) // as from a node that is lost
 	p.refused("unstage the unknown", p.unstage("unknown"), codes.NotFound)
-	p.must(p.unpublish("unknown", target)) // a volume of a pod: gone, with its target, in an earlier call
-	p.must(os.Mkdir(target, 0o755))
+	ofPod := "csi-" + strings.Repeat("0123456789abcdef", 4)
+	p.must(p.unpublish(ofPod, target)) // gone, with its target, in an earlier call
 	p.refused("unpublish the unknown", p.unpublish("unknown", target), codes.NotFound)
+	p.must(os.Mkdir(target, 0o755))
+	p.refused("unpublish a pod's, whose target is there", p.unpublish(ofPod, target), codes.NotFound)
 	p.must(os.Remove(target))
+	p.must(p.unpublish(id, target)) // where it never was
 	p.withdraw(id)
 	p.clean()
 }
@@ -224,7 +232,7 @@ func TestOrder(t *testing.T) {
 func TestEphemeral(t *testing.T) {
 	p := newPlugin(t)
 	target := p.path("pods", "a")
-	request := &csi.NodePublishVolumeRequest{VolumeId: "csi-0123456789abcdef", TargetPath: target, VolumeCapability: p.capability(false, writer),
+	request := &csi.NodePublishVolumeRequest{VolumeId: "csi-" + strings.Repeat("0123456789abcdef", 4), TargetPath: target, VolumeCapability: p.capability(false, writer),
 		VolumeContext: map[string]string{ephemeralKey: "true"}}
 	for range 3 {
 		_, err := p.NodePublishVolume(p.ctx(), request, patiently)

@@ -27,21 +27,34 @@ func invalid(format string, args ...any) error {
 // driver's directory: `../../etc` as the ID of a volume to delete. The handlers ask here before anything else.
 //
 // Upstream: csi-driver-host-path@v1.17.1 pkg/hostpath/hostpath.go getVolumePath: joins what it is given.
-func checkID(what, id string) error { return checkWord(what+" ID", id) }
+func checkID(what, id string) error {
+	if id == "." || id == ".." || strings.Contains(id, "/") {
+		return invalid("%s ID %q could be a path", what, id)
+	}
+	return checkWord(what+" ID", id)
+}
 
-// checkName checks the name of something to be made. A name never becomes a path here; what looks like one is refused
-// because nobody who asks for it means well.
-func checkName(name string) error { return checkWord("Name", name) }
+// checkName checks the name of something to be made. A name never becomes a path here, and may have a slash in it; one
+// that would lead somewhere as a path is refused because nobody who asks for it means well.
+func checkName(name string) error {
+	if strings.HasPrefix(name, "/") || name == "." || slices.Contains(strings.Split(name, "/"), "..") {
+		return invalid("Name %q could be a path", name)
+	}
+	return checkWord("Name", name)
+}
 
+// checkWord checks what names and IDs have in common.
+//
+// Spec: CSI 1.13 CreateVolumeRequest.name: the control characters that are banned, which tab and line ends are not.
 func checkWord(what, word string) error {
 	switch {
 	case word == "":
 		return invalid("%s missing in request", what)
 	case len(word) > maxName:
 		return invalid("%s is longer than %d bytes", what, maxName)
-	case word == "." || word == ".." || strings.Contains(word, "/"):
-		return invalid("%s %q could be a path", what, word)
-	case strings.ContainsFunc(word, func(r rune) bool { return r < ' ' || r >= 0x7f && r <= 0x9f }):
+	case strings.ContainsFunc(word, func(r rune) bool {
+		return r < ' ' && !strings.ContainsRune("\t\n\r", r) || r >= 0x7f && r <= 0x9f
+	}):
 		return invalid("%s %q contains control characters", what, word)
 	}
 	return nil
@@ -65,8 +78,9 @@ func checkCapability(capability *csi.VolumeCapability) (block bool, err error) {
 	if capability == nil {
 		return false, invalid("Volume capability missing in request")
 	}
-	if capability.GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_UNKNOWN {
-		return false, invalid("Volume capability without an access mode")
+	mode := capability.GetAccessMode().GetMode()
+	if _, known := csi.VolumeCapability_AccessMode_Mode_name[int32(mode)]; !known || mode == csi.VolumeCapability_AccessMode_UNKNOWN {
+		return false, invalid("Volume capability with access mode %s", mode)
 	}
 	switch access := capability.GetAccessType().(type) {
 	case *csi.VolumeCapability_Block:
@@ -122,15 +136,20 @@ func checkFits(volume Volume, capability *csi.VolumeCapability) error {
 // blockUnit is the granularity of block volumes: a page, so that any sector size divides it.
 const blockUnit = 4096
 
+// checkRange checks that a range of sizes is one.
+func checkRange(asked *csi.CapacityRange) error {
+	switch required, limit := asked.GetRequiredBytes(), asked.GetLimitBytes(); {
+	case required < 0 || limit < 0:
+		return invalid("cannot have negative capacity")
+	case limit > 0 && required > limit:
+		return invalid("capacity cannot exceed limit")
+	}
+	return nil
+}
+
 // chooseSize is the size of a volume that is at least minimum and within the range asked for.
 func (d *Driver) chooseSize(asked *csi.CapacityRange, minimum int64, block bool) (int64, error) {
 	required, limit := asked.GetRequiredBytes(), asked.GetLimitBytes()
-	switch {
-	case required < 0 || limit < 0:
-		return 0, invalid("cannot have negative capacity")
-	case limit > 0 && required > limit:
-		return 0, invalid("capacity cannot exceed limit")
-	}
 	size := max(required, minimum)
 	if size == 0 && !block {
 		size = limit

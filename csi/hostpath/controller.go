@@ -32,6 +32,9 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err != nil {
 		return nil, err
 	}
+	if err := checkRange(r.GetCapacityRange()); err != nil {
+		return nil, err
+	}
 	if err := d.checkMutable(r.GetMutableParameters()); err != nil {
 		return nil, err
 	}

@@ -37,13 +37,17 @@ func (d *Driver) ControllerPublishVolume(ctx context.Context, r *csi.ControllerP
 	if err != nil {
 		return nil, err
 	}
-	if volume.Attached != nil {
-		if volume.Attached.ReadOnly != r.GetReadonly() {
-			return nil, status.Error(codes.AlreadyExists, "Volume published but has incompatible readonly flag")
-		}
+	attachment := Attachment{Capability: describeCapability(r.GetVolumeCapability()), ReadOnly: r.GetReadonly()}
+	switch {
+	case volume.Attached == nil:
+		volume.Attached = &attachment
+	case volume.Attached.ReadOnly != attachment.ReadOnly:
+		return nil, status.Error(codes.AlreadyExists, "Volume published but has incompatible readonly flag")
+	case *volume.Attached != attachment:
+		return nil, status.Errorf(codes.AlreadyExists, "Volume published as %s", volume.Attached.Capability)
+	default:
 		return &csi.ControllerPublishVolumeResponse{}, nil
 	}
-	volume.Attached = &Attachment{ReadOnly: r.GetReadonly()}
 	return &csi.ControllerPublishVolumeResponse{}, d.state.update(func(r records) error {
 		attached := int64(0)
 		for _, other := range r.Volumes {
@@ -118,6 +122,9 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 
 // grow makes a volume as big as asked for, never smaller than it is.
 func (d *Driver) grow(volume Volume, asked *csi.CapacityRange) (Volume, error) {
+	if err := checkRange(asked); err != nil {
+		return volume, err
+	}
 	size, err := d.chooseSize(asked, volume.Size, volume.Block)
 	if err != nil || size == volume.Size {
 		return volume, err

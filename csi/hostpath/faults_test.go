@@ -163,7 +163,9 @@ func (c *chaos) takeBack() {
 		for _, entry := range list.GetEntries() {
 			id := entry.GetVolume().GetVolumeId()
 			for _, target := range []string{"0", "1"} {
-				c.must(c.unpublish(id, c.path("pods", target)))
+				if err := c.unpublish(id, c.path("pods", target)); status.Code(err) != codes.NotFound {
+					c.must(err)
+				}
 			}
 			if err := c.unstage(id); status.Code(err) != codes.NotFound {
 				c.must(err)

@@ -2,6 +2,7 @@ package hostpath
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -18,6 +19,9 @@ const stripped = "***stripped***"
 // tokensKey is where the kubelet hands a pod's service account tokens to drivers that ask for them: a secret in a field
 // that is none.
 const tokensKey = "csi.storage.k8s.io/serviceAccount.tokens"
+
+// mountFlagsField may hold passwords, and its definition says so in words only.
+const mountFlagsField = "csi.v1.VolumeCapability.MountVolume.mount_flags"
 
 // intercept tells each call and what came of it. Every error of a handler passes here on its way to a gRPC status.
 func (d *Driver) intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
@@ -65,6 +69,12 @@ func strip(message protoreflect.Message) {
 			message.Set(field, protoreflect.ValueOfString(stripped))
 		case secret: // a kind that no secret has yet
 			message.Clear(field)
+		case field.FullName() == mountFlagsField:
+			for i := range value.List().Len() {
+				if name, _, has := strings.Cut(value.List().Get(i).String(), "="); has {
+					value.List().Set(i, protoreflect.ValueOfString(name+"="+stripped))
+				}
+			}
 		case field.IsList() && field.Kind() == protoreflect.MessageKind:
 			for i := range value.List().Len() {
 				strip(value.List().Get(i).Message())

@@ -31,7 +31,8 @@ func mountAttributes(flags []string) (unix.MountAttr, error) {
 	for _, flag := range flags {
 		one, ok := mountFlags[flag]
 		if !ok {
-			return attributes, invalid("mount option %q is none that a bind mount could have", flag)
+			name, _, _ := strings.Cut(flag, "=") // behind that there may be a password
+			return attributes, invalid("mount option %q is none that a bind mount could have", name)
 		}
 		attributes.Attr_set |= one.Attr_set
 		attributes.Attr_clr |= one.Attr_clr
@@ -127,6 +128,7 @@ var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\13
 
 // resolve answers a path as the kernel would call it, but for its last element: where something is mounted or will be.
 func resolve(path string) (string, error) {
+	path = filepath.Clean(path)
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
 	return filepath.Join(parent, filepath.Base(path)), err
 }

@@ -2,6 +2,8 @@ package hostpath
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -80,7 +82,9 @@ func describeCapability(capability *csi.VolumeCapability) string {
 	if capability.GetBlock() != nil {
 		access = "block"
 	}
-	return access + " " + capability.GetAccessMode().GetMode().String()
+	words := append([]string{access, capability.GetAccessMode().GetMode().String(), capability.GetMount().GetFsType()},
+		slices.Sorted(slices.Values(capability.GetMount().GetMountFlags()))...)
+	return strings.TrimSpace(strings.Join(words, " "))
 }
 
 // appearance answers what of a volume is shown to pods: its directory, or its device, which is attached if need be.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"regexp"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,11 @@ const (
 	// ephemeralSize is the size of such a volume in bytes, which only counts against a capacity.
 	ephemeralSize = 100 << 20
 )
+
+// ofOnePod are the IDs that kubelets make up for such volumes.
+//
+// Upstream: kubernetes@v1.36 pkg/volume/csi makeVolumeHandle.
+var ofOnePod = regexp.MustCompile(`^csi-[0-9a-f]{64}$`)
 
 // NodePublishVolume shows a volume to a pod: a bind mount at the target path, of which the CO made only the parent.
 //
@@ -91,6 +97,8 @@ func (d *Driver) checkPublish(volume Volume, target string, r *csi.NodePublishVo
 	if !volume.Ephemeral {
 		staging, err := resolve(r.GetStagingTargetPath())
 		switch {
+		case r.GetStagingTargetPath() == "":
+			return status.Error(codes.FailedPrecondition, "Staging target path missing in request")
 		case volume.Staged == nil:
 			return status.Errorf(codes.FailedPrecondition, "volume %q must be staged before publishing", volume.ID)
 		case err != nil || volume.Staged.Path != staging:
@@ -240,7 +248,7 @@ func (d *Driver) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVo
 	if err != nil {
 		// The answer to an earlier call may have been lost with the driver. A volume of one pod is gone by then, and
 		// its target with it.
-		if _, missing := os.Lstat(target); errors.Is(missing, fs.ErrNotExist) {
+		if _, missing := os.Lstat(target); errors.Is(missing, fs.ErrNotExist) && ofOnePod.MatchString(r.GetVolumeId()) {
 			err = nil
 		}
 		return &csi.NodeUnpublishVolumeResponse{}, err

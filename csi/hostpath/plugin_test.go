@@ -190,9 +190,9 @@ func (p *plugin) create(name string, block bool, size int64) string {
 // copyOf makes a volume of a volume or a snapshot.
 func (p *plugin) copyOf(name string, block bool, size int64, volume, snapshot string) (string, error) {
 	request := p.createRequest(name, block, size)
-	request.VolumeContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: volume}}}
+	request.VolumeContentSource = ofVolume(volume)
 	if snapshot != "" {
-		request.VolumeContentSource.Type = &csi.VolumeContentSource_Snapshot{Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: snapshot}}
+		request.VolumeContentSource = ofSnapshot(snapshot)
 	}
 	reply, err := p.CreateVolume(p.ctx(), request, patiently)
 	return reply.GetVolume().GetVolumeId(), err

@@ -50,7 +50,10 @@ type Volume struct {
 }
 
 // Attachment is what ControllerPublishVolume promised.
-type Attachment struct{ ReadOnly bool }
+type Attachment struct {
+	Capability string
+	ReadOnly   bool
+}
 
 // Usage is where and how a volume is used.
 type Usage struct{ Path, Capability string }

@@ -8,6 +8,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"tinykube/api/claims"
 )
@@ -137,6 +140,10 @@ func (j *journey) deletion() {
 			} else {
 				j.wait("deleted", "pvc-protection (kube-controller-manager) to take its finalizer "+finalizer+" off: no pod uses it")
 			}
+		case "snapshot.storage.kubernetes.io/pvc-as-source-protection":
+			j.wait("deleted", "the snapshot controller to take its finalizer "+finalizer+" off, when no snapshot is being made of it any more")
+		case "provisioner.storage.kubernetes.io/cloning-protection":
+			j.wait("deleted", "the provisioner to take its finalizer "+finalizer+" off, when no copy is being made of it any more")
 		default:
 			j.wait("deleted", "whoever has put the finalizer "+finalizer+" there")
 		}
@@ -207,7 +214,45 @@ func (j *journey) consumer() {
 			fmt.Sprintf("pod %s was given node %s by hand (spec.nodeName), so the scheduler has nothing to do with it", pod.Name, pod.Spec.NodeName))
 		return
 	}
-	j.wait("node", fmt.Sprintf("the scheduler to choose a node for pod %s, and write %s", pod.Name, claims.SelectedNode), j.unplaced(pod)...)
+	why := append(j.unplaced(pod), j.said(j.Claim, "ProvisioningFailed")...)
+	for _, capacity := range j.Capacities {
+		if capacity.StorageClassName == claims.Class(j.Claim) {
+			why = append(why, fmt.Sprintf("room at %s: %s, at most %s for one volume", metav1.FormatLabelSelector(capacity.NodeTopology), orUnknown(capacity.Capacity), orUnknown(capacity.MaximumVolumeSize)))
+		}
+	}
+	j.wait("node", fmt.Sprintf("the scheduler to choose a node for pod %s, and write %s", pod.Name, claims.SelectedNode), why...)
+}
+
+func orUnknown(size *resource.Quantity) string {
+	if size == nil {
+		return "not said"
+	}
+	return size.String()
+}
+
+// source says what has to happen to what the claim is to be a copy of; "" if
+// nothing has.
+func (j *journey) source() (what string, why []string) {
+	from := j.Claim.Spec.DataSource
+	switch {
+	case from == nil:
+		return "", nil
+	case from.Kind == "PersistentVolumeClaim" && j.SourceClaim == nil, from.Kind == snapshots.Kind && j.SourceSnapshot == nil:
+		return fmt.Sprintf("%s %s, of which it is to be a copy, to be made", from.Kind, from.Name), []string{"there is none of that name in namespace " + j.Claim.Namespace}
+	case j.SourceClaim != nil && !claims.Bound(j.SourceClaim):
+		return "claim " + from.Name + ", of which it is to be a copy, to be bound", []string{"tinykube explain pvc " + from.Name + " -n " + j.Claim.Namespace + " says more"}
+	case j.SourceSnapshot != nil:
+		if ready, _, _ := unstructured.NestedBool(j.SourceSnapshot.Object, "status", "readyToUse"); ready {
+			return "", nil
+		}
+		if message, has, _ := unstructured.NestedString(j.SourceSnapshot.Object, "status", "error", "message"); has {
+			why = append(why, "VolumeSnapshot "+from.Name+": "+message)
+		} else if content, _, _ := unstructured.NestedString(j.SourceSnapshot.Object, "status", "boundVolumeSnapshotContentName"); content == "" {
+			why = append(why, "it has no VolumeSnapshotContent yet: does the snapshot controller run?")
+		}
+		return "VolumeSnapshot " + from.Name + " to be ready (CreateSnapshot, which the snapshotter says to its driver)", why
+	}
+	return "", nil
 }
 
 func (j *journey) provisioner(class *storagev1.StorageClass) {
@@ -215,6 +260,11 @@ func (j *journey) provisioner(class *storagev1.StorageClass) {
 	node := c.Annotations[claims.SelectedNode]
 	if node != "" {
 		j.pass("node", "%s, chosen by the scheduler (%s)", node, claims.SelectedNode)
+	}
+	if what, why := j.source(); what != "" {
+		j.wait("source", what, why...)
+		j.later("volume")
+		return
 	}
 	why := j.said(c, "ProvisioningFailed", "Provisioning")
 	if len(why) == 0 {

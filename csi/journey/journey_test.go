@@ -12,7 +12,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 var update = flag.Bool("update", false, "write what is printed into testdata")
@@ -124,6 +126,38 @@ func TestVariations(t *testing.T) {
 		"not asked for": {"no-provisioner", func(w *World) {
 			w.Claim.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "node-0"}
 		}, "to ask the provisioner"},
+		"no room": {"no-scheduler", func(w *World) {
+			room := resource.MustParse("1Mi")
+			w.Capacities = []*storagev1.CSIStorageCapacity{{StorageClassName: "hostpath", Capacity: &room, NodeTopology: &metav1.LabelSelector{MatchLabels: map[string]string{"topology.hostpath.csi/node": "node-0"}}}}
+		}, "room at topology.hostpath.csi/node=node-0: 1Mi, at most not said for one volume"},
+		"a copy of a claim that is not there": {"no-provisioner", func(w *World) { w.copyOf("PersistentVolumeClaim") },
+			"It waits for PersistentVolumeClaim monday, of which it is to be a copy, to be made."},
+		"a copy of a claim that is not bound": {"no-provisioner", func(w *World) {
+			w.copyOf("PersistentVolumeClaim")
+			w.SourceClaim = &corev1.PersistentVolumeClaim{}
+		}, "It waits for claim monday, of which it is to be a copy, to be bound."},
+		"a snapshot that is not there": {"no-provisioner", func(w *World) { w.copyOf("VolumeSnapshot") },
+			"It waits for VolumeSnapshot monday, of which it is to be a copy, to be made."},
+		"a snapshot that nobody takes": {"no-provisioner", func(w *World) {
+			w.copyOf("VolumeSnapshot")
+			w.SourceSnapshot = &unstructured.Unstructured{Object: map[string]any{}}
+		}, "does the snapshot controller run?"},
+		"a snapshot that fails": {"no-provisioner", func(w *World) {
+			w.copyOf("VolumeSnapshot")
+			w.SourceSnapshot = &unstructured.Unstructured{Object: map[string]any{"status": map[string]any{"error": map[string]any{"message": "disk full"}}}}
+		}, "VolumeSnapshot monday: disk full"},
+		"a snapshot that is ready": {"no-provisioner", func(w *World) {
+			w.copyOf("VolumeSnapshot")
+			w.SourceSnapshot = &unstructured.Unstructured{Object: map[string]any{"status": map[string]any{"readyToUse": true}}}
+		}, "It waits for CreateVolume"},
+		"held by a snapshot": {"mounted", func(w *World) {
+			w.Claim.DeletionTimestamp, w.Claim.Finalizers = &metav1.Time{Time: w.Now}, []string{"snapshot.storage.kubernetes.io/pvc-as-source-protection"}
+		}, "It waits for the snapshot controller to take its finalizer"},
+		"on a node that is lost": {"multi-attach", func(w *World) {
+			for _, node := range w.Nodes {
+				node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Message: "Kubelet stopped posting node status."}}
+			}
+		}, "node node-0 is not ready: Kubelet stopped posting node status. If it never comes back"},
 		"registered elsewhere": {"no-provisioner", func(w *World) { w.CSINodes[0].Spec.Drivers = nil }, "CSINode node-0 does not name the driver"},
 	} {
 		w := recorded(t, c.state)
@@ -132,6 +166,10 @@ func TestVariations(t *testing.T) {
 			t.Errorf("%s: %v\n%swant %q", name, err, got, c.want)
 		}
 	}
+}
+
+func (w *World) copyOf(kind string) {
+	w.Claim.Spec.DataSource = &corev1.TypedLocalObjectReference{Kind: kind, Name: "monday"}
 }
 
 func TestNotFound(t *testing.T) {

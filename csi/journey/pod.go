@@ -19,6 +19,7 @@ func (j *journey) pod(pod *corev1.Pod, v *corev1.PersistentVolume) {
 		return
 	}
 	j.say("pod %s, on %s", pod.Name, node)
+	j.notes(j.silent(node))
 	switch {
 	case v.Spec.CSI == nil: // a folder of the node: there is nobody to ask
 	case !j.registered(node, v.Spec.CSI.Driver):
@@ -31,6 +32,21 @@ func (j *journey) pod(pod *corev1.Pod, v *corev1.PersistentVolume) {
 		return
 	}
 	j.mounted(pod, v)
+}
+
+// silent is a note about a node whose kubelet is not heard: who waits for it may
+// wait for ever.
+func (j *journey) silent(name string) []string {
+	node := find(j.Nodes, name)
+	if node == nil {
+		return []string{"node " + name + ": there is none"}
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+			return []string{fmt.Sprintf("node %s is not ready: %s. If it never comes back, say so: kubectl taint node %s node.kubernetes.io/out-of-service=nodeshutdown:NoExecute", name, strings.TrimSuffix(c.Message, "."), name)}
+		}
+	}
+	return nil
 }
 
 // unplaced is why the scheduler has not placed a pod, in its words.
@@ -126,7 +142,7 @@ func (j *journey) detach(v *corev1.PersistentVolume, a *storagev1.VolumeAttachme
 	}
 	unique := corev1.UniqueVolumeName("kubernetes.io/csi/" + v.Spec.CSI.Driver + "^" + v.Spec.CSI.VolumeHandle)
 	if node != nil && slices.Contains(node.Status.VolumesInUse, unique) {
-		j.wait("detached", "NodeUnpublishVolume and NodeUnstageVolume, which the kubelet of "+a.Spec.NodeName+" says to its driver (status.volumesInUse)", why...)
+		j.wait("detached", "NodeUnpublishVolume and NodeUnstageVolume, which the kubelet of "+a.Spec.NodeName+" says to its driver (status.volumesInUse)", append(why, j.silent(a.Spec.NodeName)...)...)
 		return
 	}
 	j.wait("detached", fmt.Sprintf("ControllerUnpublishVolume, which the attacher says to driver %s, for node %s", v.Spec.CSI.Driver, a.Spec.NodeName), why...)

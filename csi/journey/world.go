@@ -10,6 +10,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"tinykube/client"
@@ -27,7 +28,14 @@ type World struct {
 	Drivers     []*storagev1.CSIDriver
 	Attachments []*storagev1.VolumeAttachment
 	Events      []*corev1.Event // of the claim's namespace, and of volumes
+	Capacities  []*storagev1.CSIStorageCapacity
+	// What the claim is to be a copy of, if that is there.
+	SourceClaim    *corev1.PersistentVolumeClaim
+	SourceSnapshot *unstructured.Unstructured
 }
+
+// snapshots are custom resources, whose types we do not have.
+var snapshots = client.Kind[*unstructured.Unstructured]{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshot", Plural: "volumesnapshots", Namespaced: true}
 
 // Fetch asks an API server for it.
 func Fetch(ctx context.Context, api *client.Client, namespace, name string) (*World, error) {
@@ -38,6 +46,9 @@ func Fetch(ctx context.Context, api *client.Client, namespace, name string) (*Wo
 	} else if !apierrors.IsNotFound(err) {
 		return nil, err
 	}
+	if err := w.fetchSource(ctx, api); err != nil {
+		return nil, err
+	}
 	for _, fetch := range []func() error{
 		func() error { return list(ctx, api, client.PersistentVolumes, "", &w.Volumes) },
 		func() error { return list(ctx, api, client.StorageClasses, "", &w.Classes) },
@@ -46,6 +57,7 @@ func Fetch(ctx context.Context, api *client.Client, namespace, name string) (*Wo
 		func() error { return list(ctx, api, client.CSINodes, "", &w.CSINodes) },
 		func() error { return list(ctx, api, client.CSIDrivers, "", &w.Drivers) },
 		func() error { return list(ctx, api, client.VolumeAttachments, "", &w.Attachments) },
+		func() error { return list(ctx, api, client.CSIStorageCapacities, "", &w.Capacities) },
 		func() error { return list(ctx, api, client.Events, namespace, &w.Events) },
 		// Of objects without a namespace they are in this one.
 		func() error { return list(ctx, api, client.Events, metav1.NamespaceDefault, &w.Events) },
@@ -55,6 +67,23 @@ func Fetch(ctx context.Context, api *client.Client, namespace, name string) (*Wo
 		}
 	}
 	return w, nil
+}
+
+// fetchSource asks for what the claim is to be a copy of.
+func (w *World) fetchSource(ctx context.Context, api *client.Client) (err error) {
+	if w.Claim == nil || w.Claim.Spec.DataSource == nil {
+		return nil
+	}
+	switch from := w.Claim.Spec.DataSource; from.Kind {
+	case "PersistentVolumeClaim":
+		w.SourceClaim, err = client.For(api, client.PersistentVolumeClaims).Get(ctx, w.Claim.Namespace, from.Name)
+	case snapshots.Kind:
+		w.SourceSnapshot, err = client.For(api, snapshots).Get(ctx, w.Claim.Namespace, from.Name)
+	}
+	if apierrors.IsNotFound(err) {
+		w.SourceClaim, w.SourceSnapshot, err = nil, nil, nil
+	}
+	return err
 }
 
 func list[T client.Object](ctx context.Context, api *client.Client, kind client.Kind[T], namespace string, into *[]T) error {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"tinykube/api/claims"
 	"tinykube/client"
@@ -33,7 +33,14 @@ type CapacityConfig struct {
 
 // capacityLabels mark our objects, as upstream's does.
 func (s *Sidecar) capacityLabels() map[string]string {
-	return map[string]string{"csi.storage.k8s.io/drivername": s.driver.name, "csi.storage.k8s.io/managed-by": "external-provisioner"}
+	manager := "external-provisioner"
+	if s.cfg.Node != "" {
+		if manager += "-" + s.cfg.Node; len(manager) > validation.LabelValueMaxLength {
+			sum := sha256.Sum256([]byte(manager))
+			manager = manager[:validation.LabelValueMaxLength-9] + "-" + hex.EncodeToString(sum[:4])
+		}
+	}
+	return map[string]string{"csi.storage.k8s.io/drivername": s.driver.name, "csi.storage.k8s.io/managed-by": manager}
 }
 
 // capacities tells the scheduler how much room there is, for each place where
@@ -55,6 +62,7 @@ func (s *Sidecar) capacities() *loop {
 		return nil
 	}
 	look := func() { l.queue.Add("all") }
+	s.roomChanged = look
 	s.classes.OnChange(func(_, _ *storagev1.StorageClass) { look() })
 	s.csiNodes.OnChange(func(_, _ *storagev1.CSINode) { look() })
 	// A volume that came or went has changed the room.
@@ -104,6 +112,9 @@ func (s *Sidecar) publishCapacities(ctx context.Context) error {
 func (s *Sidecar) wantedCapacities(ctx context.Context) (map[string]*storagev1.CSIStorageCapacity, error) {
 	places := map[string]map[string]string{}
 	for _, node := range s.csiNodes.List() {
+		if s.cfg.Node != "" && s.cfg.Node != node.Name {
+			continue
+		}
 		if segments, err := s.segments(node.Name); err == nil { // else the driver does not run there, or not yet
 			places[fmt.Sprint(segments)] = segments
 		}
@@ -115,9 +126,9 @@ func (s *Sidecar) wantedCapacities(ctx context.Context) (map[string]*storagev1.C
 		}
 		for _, place := range slices.Sorted(maps.Keys(places)) {
 			segments := places[place]
-			answer, err := s.driver.controller.GetCapacity(ctx, &csi.GetCapacityRequest{Parameters: driverParameters(class.Parameters), AccessibleTopology: &csi.Topology{Segments: segments}})
+			answer, err := s.room(ctx, class, segments)
 			if err != nil {
-				return nil, fmt.Errorf("capacity of class %s at %s: %w", class.Name, place, err)
+				return nil, err
 			}
 			sum := sha256.Sum256([]byte(s.driver.name + "/" + class.Name + "/" + place))
 			made := &storagev1.CSIStorageCapacity{

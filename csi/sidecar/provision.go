@@ -64,7 +64,7 @@ func (s *Sidecar) unwanted(volume *corev1.PersistentVolume) bool {
 
 func (s *Sidecar) provisionOrDelete(ctx context.Context, key string) error {
 	if key[0] == '/' {
-		if volume, ok := s.volumes.Get(key[1:]); ok && s.unwanted(volume) {
+		if volume, ok := s.volumes.Get(key[1:]); ok && s.unwanted(volume) && s.here(volume) {
 			return s.delete(ctx, volume)
 		}
 		return nil
@@ -79,6 +79,9 @@ func (s *Sidecar) provisionOrDelete(ctx context.Context, key string) error {
 	}
 	if class.Provisioner != s.driver.name || claims.WaitsForPod(class) && claim.Annotations[claims.SelectedNode] == "" {
 		return nil
+	}
+	if mine, err := s.mine(ctx, claim, class); err != nil || !mine {
+		return err
 	}
 	name := "pvc-" + string(claim.UID)
 	if _, done := s.volumes.Get(name); done {
@@ -103,6 +106,7 @@ func (s *Sidecar) elsewhere(ctx context.Context, claim *corev1.PersistentVolumeC
 	if status.Code(failed) != codes.ResourceExhausted || claim.Annotations[claims.SelectedNode] == "" {
 		return failed
 	}
+	s.roomChanged() // what was published is wrong, or it would not have been chosen
 	changed := claim.DeepCopy()
 	delete(changed.Annotations, claims.SelectedNode)
 	if _, err := wrote(ctx, client.PersistentVolumeClaims)(client.For(s.api, client.PersistentVolumeClaims).Update(ctx, changed)); err != nil {

@@ -42,7 +42,11 @@ type Config struct {
 	// DefaultFSType is for classes that do not say.
 	DefaultFSType string
 	Capacity      CapacityConfig
-	Election      client.ElectionConfig
+	// Node is the one that the provisioner works for, if each has its own; empty: for all.
+	Node string
+	// NodeTakes lets it also take claims that may be anywhere.
+	NodeTakes bool
+	Election  client.ElectionConfig
 }
 
 // Sidecar serves one driver.
@@ -62,6 +66,7 @@ type Sidecar struct {
 	// Of custom resources, which may not be there.
 	snapshots, contents, snapshotClasses *client.Informer[*unstructured.Unstructured]
 	reached                              map[string]func() string // how far each informer is, by the kind's plural
+	roomChanged                          func()                   // the capacities are to be looked at again
 
 	ready chan struct{}
 }
@@ -76,7 +81,7 @@ func New(cfg Config, api *client.Client, log *slog.Logger) (*Sidecar, error) {
 	if cfg.Timeout <= 0 {
 		return nil, errors.New("the timeout of calls must be above zero")
 	}
-	s := &Sidecar{cfg: cfg, api: api, log: log, ready: make(chan struct{}), reached: map[string]func() string{}}
+	s := &Sidecar{cfg: cfg, api: api, log: log, ready: make(chan struct{}), reached: map[string]func() string{}, roomChanged: func() {}}
 	s.claims, s.volumes = informer(s, client.PersistentVolumeClaims), informer(s, client.PersistentVolumes)
 	s.classes, s.attachments = informer(s, client.StorageClasses), informer(s, client.VolumeAttachments)
 	s.nodes, s.csiNodes = informer(s, client.Nodes), informer(s, client.CSINodes)

@@ -34,8 +34,11 @@ type world struct {
 	api   *client.Client
 	state string // the driver's directory
 
-	driverLog *os.File
+	driverLog, sidecarLog *os.File
 }
+
+// password is what the driver's calls carry as a secret, and nobody may log.
+const password = "correct-horse-battery-staple"
 
 // together runs programs until stop, or the end of the test.
 func together(t *testing.T, run ...func(ctx context.Context) error) (stop func()) {
@@ -55,7 +58,8 @@ func together(t *testing.T, run ...func(ctx context.Context) error) (stop func()
 
 func (w *world) sidecar(parts ...string) *Sidecar {
 	w.t.Helper()
-	s, err := New(Config{Address: filepath.Join(w.state, "csi.sock"), Timeout: time.Minute, Parts: parts}, w.api, testenv.Logger(w.t))
+	s, err := New(Config{Address: filepath.Join(w.state, "csi.sock"), Timeout: time.Minute, Parts: parts}, w.api,
+		slog.New(slog.NewTextHandler(w.sidecarLog, &slog.HandlerOptions{Level: slog.LevelDebug - 10})))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -69,8 +73,10 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, api: api, state: t.TempDir()}
-	if w.driverLog, err = os.Create(filepath.Join(w.state, "log")); err != nil {
-		t.Fatal(err)
+	for name, log := range map[string]**os.File{"driver.log": &w.driverLog, "sidecar.log": &w.sidecarLog} {
+		if *log, err = os.Create(filepath.Join(w.state, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	driver, err := hostpath.New(hostpath.Config{Endpoint: "unix://" + filepath.Join(w.state, "csi.sock"), Name: driverName, NodeID: "id-of-node-1", StateDir: filepath.Join(w.state, "data"),
 		MaxVolumeSize: 1 << 30, Attach: true, Topology: true, Expansion: true, ControllerExpansion: true}, slog.New(slog.NewTextHandler(w.driverLog, nil)))
@@ -87,7 +93,12 @@ func newWorld(t *testing.T) *world {
 		Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{Name: driverName, NodeID: "id-of-node-1", TopologyKeys: []string{hostpath.TopologyKey}}}}})
 	yes := true
 	make1(w, client.CSIDrivers, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: driverName}, Spec: storagev1.CSIDriverSpec{AttachRequired: &yes}})
-	make1(w, client.StorageClasses, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Provisioner: driverName, AllowVolumeExpansion: &yes})
+	make1(w, client.Secrets, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "keys"}, Data: map[string][]byte{"key": []byte(password)}})
+	parameters := map[string]string{}
+	for _, call := range []string{"provisioner", "controller-publish", "controller-expand"} {
+		parameters[prefix+call+"-secret-name"], parameters[prefix+call+"-secret-namespace"] = "keys", "default"
+	}
+	make1(w, client.StorageClasses, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Provisioner: driverName, AllowVolumeExpansion: &yes, Parameters: parameters})
 	return w
 }
 
@@ -201,6 +212,13 @@ func TestJourney(t *testing.T) {
 		if n := strings.Count(string(said), "method=/csi.v1.Controller/"+call+" "); n != 1 {
 			t.Errorf("%s was called %d times, want once:\n%s", call, n, said)
 		}
+	}
+	if n := strings.Count(string(said), `\"secrets\":{\"key\":\"***stripped***\"}`); n != 5 {
+		t.Errorf("%d of 5 calls came with their secret:\n%s", n, said)
+	}
+	other, err := os.ReadFile(w.sidecarLog.Name())
+	if err != nil || !strings.Contains(string(other), "CreateVolume") || strings.Contains(string(said)+string(other), password) {
+		t.Errorf("a secret was logged, or nothing: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 // attachLimit is small, so that the suite can exceed it.
 const attachLimit = 4
 
-// skipped are the specs that the driver cannot run, each with the capability that it would need.
+// skipped are the specs that the driver cannot run, each with the suite's word for the capability that it would need.
 var skipped = map[string]string{
 	"NodeGetVolumeHealth should fail when no volume id is provided":                                              "NodeGetVolumeHealth not supported",
 	"NodeGetVolumeHealth should return health for a valid volume":                                                "NodeGetVolumeHealth not supported",
@@ -41,6 +42,15 @@ var skipped = map[string]string{
 	"ControllerGetVolumeHealth [Controller Server] should return health for a valid volume":                      "ControllerGetVolumeHealth not supported",
 	"ControllerListVolumeHealth [Controller Server] should return appropriate response":                          "ControllerListVolumeHealth not supported",
 	"CreateSnapshot [Controller Server] should succeed when creating a snapshot with accessibility requirements": "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported",
+}
+
+// needs are these capabilities as CSI calls them.
+var needs = map[string]string{
+	"NodeGetVolumeHealth not supported":                "NodeServiceCapability GET_VOLUME_HEALTH (alpha)",
+	"NodeGetStorageHealth not supported":               "NodeServiceCapability GET_STORAGE_HEALTH (alpha)",
+	"ControllerGetVolumeHealth not supported":          "ControllerServiceCapability GET_VOLUME_HEALTH (alpha)",
+	"ControllerListVolumeHealth not supported":         "ControllerServiceCapability LIST_VOLUME_HEALTH (alpha)",
+	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported": "PluginCapability SNAPSHOT_ACCESSIBILITY_CONSTRAINTS (alpha)",
 }
 
 // pending is a spec that the suite itself leaves out, by its own word because it is fragile.
@@ -62,7 +72,7 @@ func TestSanity(t *testing.T) {
 		config.SecretsFile = writeSecrets(t, dir)
 		ginkgo.Describe(access, func() { sanity.GinkgoTest(&config) })
 	}
-	passed := 0
+	passed, listed := 0, []string{}
 	ginkgo.ReportAfterSuite("skipped", func(report ginkgo.Report) {
 		for _, spec := range report.SpecReports {
 			name := strings.Join(append(spec.ContainerHierarchyTexts[min(1, len(spec.ContainerHierarchyTexts)):], spec.LeafNodeText), " ")
@@ -73,13 +83,16 @@ func TestSanity(t *testing.T) {
 			case types.SpecStatePassed:
 				passed++
 			case types.SpecStateSkipped:
-				if reason := find(name); reason == "" || !strings.Contains(spec.Failure.Message, reason) {
+				reason := find(name)
+				if reason == "" || !strings.Contains(spec.Failure.Message, reason) {
 					t.Errorf("skipped: %s: %s", name, spec.Failure.Message)
 				}
+				listed = append(listed, fmt.Sprintf("skipped, needs %s: %s", needs[reason], name))
 			case types.SpecStatePending:
 				if !strings.HasSuffix(name, pending) {
 					t.Errorf("pending: %s", name)
 				}
+				listed = append(listed, "pending in the suite: "+name)
 			}
 		}
 	})
@@ -88,7 +101,8 @@ func TestSanity(t *testing.T) {
 	if !ginkgo.RunSpecs(t, "csi-sanity", suite, reporter) {
 		t.Error("csi-sanity has failures")
 	}
-	t.Logf("csi-sanity: %d specs passed, half of them with directories, half with block devices", passed)
+	slices.Sort(listed)
+	t.Logf("csi-sanity: %d specs passed, half of them with directories, half with block devices\n%s", passed, strings.Join(slices.Compact(listed), "\n"))
 	if passed < 2*85 {
 		t.Errorf("%d specs passed", passed)
 	}

@@ -67,6 +67,9 @@ func TestRealCSI(t *testing.T) {
 			s := &csiSwap{clusterUnderTest: c, driver: s.driver}
 			t.Cleanup(s.remove)
 			s.deploy(arrangements[name])
+			if real := arrangements[name]; len(real) == 0 || slices.Contains(real, "csi-provisioner") {
+				s.room()
+			}
 			started := time.Now()
 			s.journey()
 			t.Logf("%s: the whole journey took %v", name, time.Since(started).Round(time.Millisecond))
@@ -202,6 +205,10 @@ func (c *clusterUnderTest) machinesTools(names ...string) (layer image.Layer) {
 	return layer
 }
 
+func ofPod(name, path string) corev1.EnvVar {
+	return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}}
+}
+
 // deploy runs the driver's pod with the real programs in these containers and
 // ours in the others; nil is the manifest as it is.
 func (s *csiSwap) deploy(real []string) {
@@ -217,6 +224,10 @@ func (s *csiSwap) deploy(real []string) {
 	}
 	for i := range pod.Containers {
 		container := &pod.Containers[i]
+		if container.Name == "csi-provisioner" { // the manifest leaves capacities out, here and in its CSIDriver
+			container.Args = append(container.Args, "--enable-capacity", "--capacity-ownerref-level=0")
+			container.Env = append(container.Env, ofPod("NAMESPACE", "metadata.namespace"), ofPod("POD_NAME", "metadata.name"))
+		}
 		part := csiParts[slices.IndexFunc(csiParts, func(p csiPart) bool { return p.container == container.Name })]
 		if real != nil && part.ours != "" && !slices.Contains(real, part.container) {
 			container.Image, container.Command = image.Tinykube, []string{part.ours}
@@ -231,6 +242,7 @@ func (s *csiSwap) deploy(real []string) {
 		s.t.Fatal(err)
 	}
 	s.apply(string(text))
+	s.run("", "kubectl", "patch", "csidriver", "hostpath.csi.k8s.io", "-p", `{"spec":{"storageCapacity":true}}`)
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
 			out, _ := s.try("", "kubectl", "describe", "pods,pvc,pv,volumeattachments")
@@ -247,6 +259,43 @@ func (s *csiSwap) deploy(real []string) {
 		out, err = s.try("", "kubectl", "get", "csinode", "node-1", "-o", "jsonpath={.spec.drivers[*].name}")
 		return out == "hostpath.csi.k8s.io", fmt.Errorf("%s %v", out, err)
 	})
+}
+
+// roomDemand is two pods with claims that wait for them: one of what fits into the
+// terabyte that the driver has at most, and one of twice that.
+const roomDemand = `
+{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: late}, provisioner: hostpath.csi.k8s.io, volumeBindingMode: WaitForFirstConsumer}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: small}, spec: {storageClassName: late, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: huge}, spec: {storageClassName: late, accessModes: [ReadWriteOnce], resources: {requests: {storage: 2Ti}}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: small}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: "tinykube.local/pause:3.10"}], volumes: [{name: d, persistentVolumeClaim: {claimName: small}}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: huge}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: "tinykube.local/pause:3.10"}], volumes: [{name: d, persistentVolumeClaim: {claimName: huge}}]}}
+`
+
+// room: what there is no room for is not even tried, what there is room for is.
+func (s *csiSwap) room() {
+	s.t.Helper()
+	s.apply(roomDemand)
+	s.run("", "kubectl", "wait", "--for=condition=Ready", "pod/small", "--timeout=120s")
+	s.waitsForRoom("huge")
+	s.run("", "kubectl", "delete", "pod", "small", "huge", "--timeout=120s")
+	s.run("", "kubectl", "delete", "pvc", "small", "huge", "--timeout=120s")
+}
+
+// waitsForRoom: a pod and its claim of the same name wait, and the scheduler says why.
+func (c *clusterUnderTest) waitsForRoom(name string) {
+	c.t.Helper()
+	eventually(c.t, "the scheduler says that there is no room for "+name, func(context.Context) (bool, error) {
+		out, err := c.try("", "kubectl", "get", "events", "--field-selector", "involvedObject.name="+name+",reason=FailedScheduling", "-o", "jsonpath={.items[*].message}")
+		return strings.Contains(out, "node(s) did not have enough free storage"), fmt.Errorf("%s %v", out, err)
+	})
+	if out := c.run("", "kubectl", "get", "pvc", name, "-o", `jsonpath={.status.phase} {.metadata.annotations.volume\.kubernetes\.io/selected-node}`); out != "Pending " {
+		c.t.Errorf("a claim that no node has room for: %s", out)
+	}
+	c.t.Log(c.run("", "explain", "pvc", name))
 }
 
 // journey is a volume's life: made, mounted, written, copied in two ways, made

@@ -13,48 +13,72 @@ import (
 	"syscall"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
+	"tinykube/internal/image"
 	"tinykube/internal/reference"
 )
 
-// TestVolumesFollowPods swaps nothing: it runs a StatefulSet with claims, and
+// databases are the StatefulSets of the reference's manifests.
+var databases = []struct {
+	name, folder string
+	pods         int
+	files        []string
+}{
+	{"minio", "/data", 4, []string{"headless-service.yaml", "statefulset.yaml"}},
+	{"cassandra", "/var/lib/cassandra", 3, []string{"service.yaml", "statefulset.yaml"}},
+	{"cockroachdb", "/cockroach/cockroach-data", 3, []string{"statefulset.yaml"}},
+}
+
+// asTheyAre is all that is changed in their manifests: images that nobody has
+// here, and must not be asked for; a provisioner that is not ours; an API that no
+// server has any more; and a host port that lets only one pod onto a node.
+var asTheyAre = strings.NewReplacer("image: minio/minio:latest", "image: "+databaseImage,
+	"image: gcr.io/google-samples/cassandra:v14", "image: "+databaseImage, "imagePullPolicy: Always", "imagePullPolicy: IfNotPresent", "provisioner: k8s.io/minikube-hostpath", "provisioner: shared.example.com",
+	"image: cockroachdb/cockroach-k8s-init:0.2", "image: "+databaseImage, "image: cockroachdb/cockroach:v1.1.0", "image: "+databaseImage, "policy/v1beta1", "policy/v1",
+	"hostPort: 9000", "name: api")
+
+const databaseImage = "tinykube.local/database:v1"
+
+// TestVolumesFollowPods swaps nothing: it runs StatefulSets with claims, and
 // then pods and nodes go. Each pod must always find its own data, on whatever
 // node it comes up, and no volume may be on two nodes at once: the driver
 // refuses that.
 func TestVolumesFollowPods(t *testing.T) {
 	c := up(t, "--nodes", "3", "--api-port", "26444")
 	disk := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(disk, "driver"), "tinykube/test/swap/shareddriver")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in an image without libraries
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	buildStatic(t, filepath.Join(disk, "driver"), "tinykube/test/swap/shareddriver")
+	c.loadDatabase()
 	for _, node := range []string{"node-0", "node-1", "node-2"} {
 		c.share(disk, node)
 	}
 	c.run("", "kubectl", "apply", "-f", "testdata/shareddriver.yaml")
-	manifest, err := os.ReadFile(reference.Path(t, "manifests/apps/minio/statefulset.yaml"))
-	if err != nil {
-		t.Fatal(err)
+	f := &follower{clusterUnderTest: c}
+	for _, database := range databases {
+		f.pods += database.pods
+		for _, file := range database.files {
+			manifest, err := os.ReadFile(reference.Path(t, "manifests/apps/"+database.name+"/"+file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.apply(asTheyAre.Replace(string(manifest)))
+		}
 	}
-	// Its image is nowhere to be had, and its host port lets only one pod onto a node.
-	text := strings.NewReplacer("image: minio/minio:latest", "image: tinykube.local/tools:v1\n        command: [sh, -c, \"exec sleep 1000000\", its-arguments]", "hostPort: 9000", "name: api").Replace(string(manifest))
-	c.apply(text)
-	f := &follower{clusterUnderTest: c, pods: 4, data: map[string]string{}}
 	f.settled("at first", "")
-	for i := range f.pods {
-		name := fmt.Sprint("minio-", i)
-		c.run("", "kubectl", "exec", name, "--", "sh", "-c", "echo data of "+name+" > /data/file && sync")
-		f.data[name] = "data of " + name
-	}
+	f.each(func(name, folder string) {
+		c.run("", "kubectl", "exec", name, "--", "sh", "-c", "echo data of "+name+" > "+folder+"/file && sync")
+	})
+	f.written = true
+	t.Log(c.run("", "kubectl", "get", "statefulsets,pods,pvc,pv", "-o", "wide"))
 
-	c.run("", "kubectl", "delete", "pod", "minio-0", "minio-2", "--grace-period=1", "--timeout=120s")
-	f.settled("after two pods were deleted", "")
+	c.run("", "kubectl", "delete", "pod", "minio-0", "minio-2", "cassandra-1", "cockroachdb-0", "--grace-period=1", "--timeout=120s")
+	f.settled("after some pods were deleted", "")
 
 	f.killedKubelets(disk)
 
-	c.run("", "kubectl", "drain", "node-1", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=1", "--timeout=120s")
+	// cockroachdb's budget allows no eviction of a third of its pods; deleting is always allowed.
+	c.run("", "kubectl", "drain", "node-1", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=1", "--timeout=120s", "--disable-eviction")
 	f.settled("after node-1 was drained", "node-2")
 	c.run("", "kubectl", "uncordon", "node-1")
 
@@ -77,7 +101,7 @@ func TestVolumesFollowPods(t *testing.T) {
 	})
 	f.settled("when node-2 is back", "node-1")
 
-	c.run("", "kubectl", "delete", "statefulset", "minio", "--cascade=foreground", "--timeout=120s")
+	c.run("", "kubectl", "delete", "statefulset", "minio", "cassandra", "cockroachdb", "--cascade=foreground", "--timeout=120s")
 	c.run("", "kubectl", "delete", "pvc", "--all", "--timeout=120s")
 	within(t, 5*patience, "nothing is left on the disk", func(context.Context) (bool, error) {
 		volumes, _ := os.ReadDir(filepath.Join(disk, "volumes"))
@@ -86,19 +110,63 @@ func TestVolumesFollowPods(t *testing.T) {
 	})
 }
 
-// follower knows what each pod has written.
+func buildStatic(t *testing.T, path, name string) {
+	t.Helper()
+	build := exec.Command("go", "build", "-o", path, name)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it runs in an image without libraries
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// loadDatabase brings the image of database/ to all nodes, with the programs that
+// the manifests' probes and scripts run.
+func (c *clusterUnderTest) loadDatabase() {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	buildStatic(c.t, filepath.Join(dir, "database"), "tinykube/test/swap/database")
+	program := image.Layer{{Path: "/database", Mode: 0o755, Source: filepath.Join(dir, "database")}}
+	for _, name := range []string{"/bin/nodetool", "/ready-probe.sh", "/cockroach/cockroach"} {
+		program = append(program, image.File{Path: name, Symlink: "/database"})
+	}
+	built, err := image.Build(image.Spec{Name: databaseImage, Layers: []image.Layer{image.Base(), c.machinesTools("sh", "bash", "cat", "sync", "hostname"), program},
+		Config: v1.Config{Env: []string{image.DefaultPath}, WorkingDir: "/", Entrypoint: []string{"/database"}}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	archive, err := image.WriteArchive(dir, databaseImage, built)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, node := range []string{"node-0", "node-1", "node-2"} {
+		c.run("", "node", "load", node, archive)
+	}
+}
+
+// follower knows what there must be.
 type follower struct {
 	*clusterUnderTest
-	pods int
-	data map[string]string
+	pods    int  // of all databases
+	written bool // each has its data
 }
+
+// each goes through all pods and the folders of their data.
+func (f *follower) each(do func(name, folder string)) {
+	for _, database := range databases {
+		for i := range database.pods {
+			do(fmt.Sprint(database.name, "-", i), database.folder)
+		}
+	}
+}
+
+const theDatabases = "app in (minio,cassandra,cockroachdb)"
 
 // settled waits until all pods are ready, on that node if one is named, each
 // with its data, and exactly their volumes are attached.
 func (f *follower) settled(when, node string) {
 	f.t.Helper()
 	within(f.t, 5*patience, "all pods are ready "+when, func(context.Context) (bool, error) {
-		out, err := f.try("", "kubectl", "get", "pods", "-l", "app=minio", "-o",
+		out, err := f.try("", "kubectl", "get", "pods", "-l", theDatabases, "-o",
 			`jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.conditions[?(@.type=="Ready")].status} {.metadata.deletionTimestamp}{"\n"}{end}`)
 		ready := 0
 		for line := range strings.Lines(out) {
@@ -108,16 +176,19 @@ func (f *follower) settled(when, node string) {
 		}
 		return err == nil && ready == f.pods, fmt.Errorf("%s %v", out, err)
 	})
-	for name, want := range f.data {
-		if got := f.run("", "kubectl", "exec", name, "--", "cat", "/data/file"); strings.TrimSpace(got) != want {
-			f.t.Errorf("%s: %s has %q, want %q", when, name, got, want)
+	f.each(func(name, folder string) {
+		if !f.written {
+			return
 		}
-	}
+		if got := f.run("", "kubectl", "exec", name, "--", "cat", folder+"/owner", folder+"/file"); strings.TrimSpace(got) != name+"data of "+name {
+			f.t.Errorf("%s: %s has %q", when, name, got)
+		}
+	})
 	within(f.t, 5*patience, "the attachments are those of the pods "+when, func(context.Context) (bool, error) {
 		out, err := f.try("", "kubectl", "get", "volumeattachments", "-o", `jsonpath={range .items[*]}{.spec.nodeName} {.status.attached}{"\n"}{end}`)
 		return err == nil && strings.Count(out, " true\n") == f.pods && strings.Count(out, "\n") == f.pods && (node == "" || strings.Count(out, node) == f.pods), fmt.Errorf("%s %v", out, err)
 	})
-	f.t.Logf("%s:\n%s%s", when, f.run("", "kubectl", "get", "pods", "-l", "app=minio", "-o", "wide"), f.run("", "kubectl", "get", "volumeattachments"))
+	f.t.Logf("%s:\n%s%s", when, f.run("", "kubectl", "get", "pods", "-l", theDatabases, "-o", "wide"), f.run("", "kubectl", "get", "volumeattachments"))
 }
 
 // killedKubelets kills a kubelet while its driver is at each of the calls that

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ import (
 type options struct {
 	sidecar.Config
 	kubeconfig, master, httpEndpoint string
-	election, capacity               bool
+	election, capacity, perNode      bool
 	ownerLevel                       int
 	electionNamespace                string
 	lease, renew, retry              time.Duration
@@ -72,12 +73,13 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	flags.AcceptIgnored(fs, "worker-threads", "workers", "retry-interval-start", "retry-interval-max", "kube-api-qps", "kube-api-burst", "feature-gates", "resync",
 		"reconcile-sync", "max-entries", "max-grpc-log-length", "metrics-path", "volume-name-prefix", "volume-name-uuid-length", "kube-api-capacity-qps", "kube-api-capacity-burst",
 		"cloning-protection-threads", "capacity-threads", "handle-volume-inuse-error", "timeout-controller", "node-deployment-base-delay", "node-deployment-max-delay")
-	flags.AcceptIgnoredBool(fs, "strict-topology", "immediate-topology", "prevent-volume-mode-conversion", "controller-publish-readonly", "automaxprocs", "enable-pprof", "node-deployment-immediate-binding")
+	flags.AcceptIgnoredBool(fs, "strict-topology", "immediate-topology", "prevent-volume-mode-conversion", "controller-publish-readonly", "automaxprocs", "enable-pprof")
 	fs.BoolVar(&o.capacity, "enable-capacity", false, "tell the scheduler how much room there is, in CSIStorageCapacity objects of the pod's namespace ($NAMESPACE)")
 	fs.DurationVar(&o.Capacity.Period, "capacity-poll-interval", time.Minute, "how often the driver is asked for it")
 	fs.BoolVar(&o.Capacity.Immediate, "capacity-for-immediate-binding", false, "also for classes whose volumes do not wait for a pod")
 	fs.IntVar(&o.ownerLevel, "capacity-ownerref-level", 1, "whose the objects are, counted from the pod $POD_NAME: 0 the pod's, 1 its owner's, 2 that one's owner's; -1 nobody's")
-	flags.Refuse(fs, "node-deployment", "one provisioner on each node is not supported; run one for the cluster")
+	fs.BoolVar(&o.perNode, "node-deployment", false, "make the volumes of this node ($NODE_NAME) only: each has a driver and a provisioner of its own")
+	fs.BoolVar(&o.NodeTakes, "node-deployment-immediate-binding", true, "with --node-deployment, also take claims that may be anywhere")
 }
 
 func (o *options) run(ctx context.Context, name string, logging *flags.Logging) error {
@@ -94,6 +96,14 @@ func (o *options) run(ctx context.Context, name string, logging *flags.Logging) 
 	if o.election {
 		o.Election = client.ElectionConfig{Namespace: o.namespace(), Name: name, Identity: o.Election.Identity,
 			LeaseDuration: o.lease, RenewDeadline: o.renew, RetryPeriod: o.retry}
+	}
+	if o.perNode {
+		if o.Node = os.Getenv("NODE_NAME"); o.Node == "" {
+			return errors.New("the NODE_NAME environment variable must be set when using --node-deployment")
+		}
+		if o.election || !slices.Equal(o.Parts, []string{sidecar.Provisioner}) {
+			return errors.New("--node-deployment is for the provisioner alone, of which no leader is elected")
+		}
 	}
 	if o.capacity {
 		if err := o.publishCapacity(ctx, api); err != nil {
