@@ -15,6 +15,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
+	sandboxes "github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -88,6 +89,12 @@ func readExtension(c containers.Container, name string, into any) error {
 
 // create writes the record. The snapshot is named after the container and made
 // after it: containerd's garbage collector then always sees an owner.
+//
+// A container's record names its pod, and containerd's own list of sandboxes
+// has the pod: then the container's task goes to the shim that pause has, and
+// no program is started only to say which one that is.
+//
+// Upstream: containerd@v2.4 core/runtime/v2 ShimManager.Start
 func (d *daemon) create(ctx context.Context, id, image string, labels map[string]string, spec *specs.Spec, userns *userNamespace, record any) error {
 	specAny, err := typeurl.MarshalAny(spec)
 	if err != nil {
@@ -102,12 +109,20 @@ func (d *daemon) create(ctx context.Context, id, image string, labels map[string
 	if err != nil {
 		return err
 	}
-	_, err = d.ContainerService().Create(ctx, containers.Container{
+	c := containers.Container{
 		ID: id, Image: image, Labels: labels, Spec: specAny,
 		Runtime:     containers.RuntimeInfo{Name: runtime, Options: runtimeOptions},
 		Snapshotter: d.snapshotter, SnapshotKey: id,
 		Extensions: map[string]typeurl.Any{recordExtension: recordAny},
-	})
+	}
+	isPause := labels[kindLabel] == kindSandbox
+	if !isPause {
+		c.SandboxID = labels[podLabel]
+	}
+	if _, err := d.ContainerService().Create(ctx, c); err != nil || !isPause {
+		return err
+	}
+	_, err = d.SandboxStore().Create(ctx, sandboxes.Sandbox{ID: id, Runtime: sandboxes.RuntimeOpts{Name: runtime}})
 	return err
 }
 
@@ -175,6 +190,14 @@ func (d *daemon) unpack(ctx context.Context, img *imageInfo) error {
 		return err
 	}
 	return image.Unpack(ctx, d.snapshotter)
+}
+
+// discardSandbox is discard for what create has made of a pod.
+func (d *daemon) discardSandbox(ctx context.Context, id string) error {
+	if err := ignoreNotFound(d.SandboxStore().Delete(ctx, id)); err != nil {
+		return err
+	}
+	return d.discard(ctx, id)
 }
 
 // discard removes the snapshot and the record, in the order that leaves the

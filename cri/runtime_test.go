@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +34,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("Streams", m.testStreams)
 	t.Run("ServerIsKilled", m.testServerIsKilled)
 	t.Run("DaemonIsKilled", m.testDaemonIsKilled)
+	t.Run("ShimIsKilled", m.testShimIsKilled)
 	t.Run("KilledHalfWay", m.testKilledHalfWay)
 	t.Run("Network", m.testNetwork)
 	t.Run("Images", m.testImages)
@@ -42,6 +42,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("Inspect", m.testInspect)
 	t.Run("ImageVolume", m.testImageVolume)
 	t.Run("HostileImage", m.testHostileImage)
+	t.Run("HostileLayers", m.testHostileLayers)
 	t.Run("UserNamespace", m.testUserNamespace)
 	t.Run("EndlessLine", m.testEndlessLine)
 	t.Run("Idempotence", m.testIdempotence)
@@ -228,111 +229,6 @@ func converse(t *testing.T, url, input string) map[int]string {
 
 // testServerIsKilled: containers run on, their output waits, what ends
 // meanwhile is known afterwards.
-func (m *machine) testServerIsKilled(t *testing.T) {
-	pod, config := m.runPod(t, "restart")
-	talker := m.runShell(t, pod, config, "talker", loop)
-	mortal := m.runShell(t, pod, config, "mortal", "while [ ! -e /dev/shm/die ]; do sleep 0.05; done; exit 9")
-	m.sh(t, talker, "touch /dev/shm/die")
-	m.awaitState(t, mortal, runtimeapi.ContainerState_CONTAINER_EXITED)
-	second := m.runShell(t, pod, config, "second", "sleep 1; exit 9")
-	log := m.status(t, talker).GetLogPath()
-	before := len(messages(t, log))
-
-	kill9(m.server)
-	nstest.Eventually(t, "the second container to end by itself", func() bool {
-		task, err := m.task(second)
-		return err == nil && task == containerStopped
-	})
-	m.startServer()
-
-	if got := m.status(t, second); got.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || got.GetExitCode() != 9 {
-		t.Errorf("ended while we were dead: %v", got)
-	}
-	if got := m.status(t, mortal); got.GetExitCode() != 9 {
-		t.Errorf("ended before: %v", got)
-	}
-	if got := m.status(t, talker); got.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || got.GetUser().GetLinux() == nil {
-		t.Errorf("should still run: %v", got)
-	}
-	nstest.Eventually(t, "more output", func() bool { return len(messages(t, log)) > before+30 })
-	for i, message := range messages(t, log) {
-		if message != "line "+strconv.Itoa(i+1) {
-			t.Fatalf("line %d of the log is %q: output was lost", i+1, message)
-		}
-	}
-	m.sh(t, talker, "true")
-	m.removePod(t, pod)
-}
-
-const containerStopped = "STOPPED"
-
-func (m *machine) task(id string) (string, error) {
-	d := &daemon{Client: m.client}
-	process, err := d.task(context.Background(), id)
-	return process.GetStatus().String(), err
-}
-
-func (m *machine) testDaemonIsKilled(t *testing.T) {
-	pod, config := m.runPod(t, "daemon")
-	id := m.runShell(t, pod, config, "a", loop)
-	mortal := m.runShell(t, pod, config, "mortal", "sleep 1; exit 4")
-	kill9(m.daemon)
-	time.Sleep(1500 * time.Millisecond) // the container ends with nobody to tell
-	m.startDaemon()
-	// A new containerd throws away tasks that have ended, often before it can
-	// be asked how.
-	if got := m.awaitState(t, mortal, runtimeapi.ContainerState_CONTAINER_EXITED); got.GetExitCode() != 4 && got.GetReason() != "Unknown" {
-		t.Errorf("ended while containerd was dead: %v", got)
-	}
-	if got := m.status(t, id); got.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		t.Errorf("should still run: %v", got)
-	}
-	if out, _ := m.sh(t, id, "echo alive"); out != "alive" {
-		t.Errorf("exec: %q", out)
-	}
-	before := len(messages(t, m.status(t, id).GetLogPath()))
-	nstest.Eventually(t, "more output", func() bool { return len(messages(t, m.status(t, id).GetLogPath())) > before })
-	if _, err := m.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
-		t.Error(err)
-	}
-	m.removePod(t, pod)
-}
-
-// testKilledHalfWay kills the server while a CNI plugin hangs, when the pod is
-// recorded and has a namespace and a task, but nobody knows its id yet.
-func (m *machine) testKilledHalfWay(t *testing.T) {
-	hang := filepath.Join(m.cfg.CNIBinDirs[0], "hang")
-	script := "#!/bin/sh\n[ $CNI_COMMAND = ADD ] && sleep 30\nexit 0\n"
-	if err := os.WriteFile(hang, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	m.writeNetwork(strings.Replace(bridgeConfig, `"plugins":[`, `"plugins":[{"type":"hang"},`, 1))
-	done := make(chan error, 1)
-	go func() {
-		_, err := m.RunPodSandbox(context.Background(), &runtimeapi.RunPodSandboxRequest{Config: m.podConfig("half")})
-		done <- err
-	}()
-	d := &daemon{Client: m.client}
-	nstest.Eventually(t, "the pause task", func() bool {
-		tasks, err := d.listTasks(t.Context())
-		return err == nil && len(tasks) == 1
-	})
-	kill9(m.server)
-	if err := <-done; err == nil {
-		t.Error("the call succeeded")
-	}
-	m.writeNetwork(bridgeConfig)
-	m.startServer()
-	pods, err := m.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
-	if err != nil || len(pods.GetItems()) != 0 {
-		t.Errorf("pods after the restart: %v, %v", pods.GetItems(), err)
-	}
-	m.testNothingIsLeft(t)
-	// And the kubelet's next attempt succeeds.
-	pod, _ := m.runPod(t, "half")
-	m.removePod(t, pod)
-}
-
 func (m *machine) testNetwork(t *testing.T) {
 	condition := func(kind string) *runtimeapi.RuntimeCondition {
 		r, err := m.RuntimeServiceClient.Status(t.Context(), &runtimeapi.StatusRequest{})
@@ -441,7 +337,8 @@ func (m *machine) testNothingIsLeft(t *testing.T) {
 	}
 	addresses, _ := filepath.Glob("/var/lib/cni/networks/test/10.*")
 	groups, _ := filepath.Glob(cgroupMount + "/memory" + m.cgroup + "/*/memory.stat")
-	for _, name := range append(addresses, groups...) {
+	states, _ := filepath.Glob("/run/containerd/runc/" + namespace + "/*")
+	for _, name := range slices.Concat(addresses, groups, states) {
 		fmt.Fprintln(&left, "file", name)
 	}
 	mounts, err := os.Open("/proc/self/mountinfo")
@@ -465,6 +362,11 @@ func (m *machine) testNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Fprint(&left, strings.Repeat("record\n", len(records)), strings.Repeat("task\n", len(tasks)))
+	sandboxes, err := m.client.SandboxStore().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(&left, strings.Repeat("sandbox\n", len(sandboxes)))
 	leases, err := m.client.LeasesService().List(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -204,7 +204,7 @@ func (s *Server) destroySandbox(ctx context.Context, sb *sandbox) error {
 	removeCgroup(cgroupsPath(specInput{ID: sb.ID, Sandbox: &sb.sandboxRecord, Host: s.host}))
 	return errors.Join(
 		os.RemoveAll(s.sandboxDir(sb.ID)), os.RemoveAll(s.sandboxState(sb.ID)),
-		s.daemon.discard(ctx, sb.ID))
+		s.daemon.discardSandbox(ctx, sb.ID))
 }
 
 // RemovePodSandbox forgets the pod, containers and all.
