@@ -187,9 +187,16 @@ func hostPath(m *runtimeapi.Mount) (string, error) {
 	return source, nil
 }
 
+// maxVolumes bounds what an image may have us make: each is a directory and a
+// mount of the host.
+const maxVolumes = 256
+
 // fillVolumes makes a directory of the host's for each VOLUME of the image
 // that nothing is mounted on, and copies into it what the image has there.
 func (s *Server) fillVolumes(ctx context.Context, id string, image *imageInfo, mounts []*runtimeapi.Mount) (map[string]string, error) {
+	if declared := len(image.config.Volumes); declared > maxVolumes {
+		return nil, fmt.Errorf("the image declares %d volumes, at most %d are possible: %w", declared, maxVolumes, errdefs.ErrInvalidArgument)
+	}
 	covered := map[string]bool{}
 	for _, m := range mounts {
 		covered[filepath.Join("/", m.GetContainerPath())] = true

@@ -1,13 +1,18 @@
 package cri
 
 import (
+	"archive/tar"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -18,16 +23,27 @@ import (
 // importImage brings an image of the tools and what a test adds.
 func (m *machine) importImage(t *testing.T, name string, config v1.Config, files ...image.File) {
 	t.Helper()
+	m.importLayers(t, name, config, files)
+}
+
+// importLayers is importImage with a layer that our builder would refuse on top.
+func (m *machine) importLayers(t *testing.T, name string, config v1.Config, files image.Layer, odd ...tar.Header) {
+	t.Helper()
 	var tools image.Spec
 	for _, spec := range m.specs {
 		if spec.Name == image.Tools {
 			tools = spec
 		}
 	}
-	config.Env = tools.Config.Env
+	config.Env = append(config.Env, tools.Config.Env...)
 	built, err := image.Build(image.Spec{Name: name, Config: config, Layers: []image.Layer{tools.Layers[1], files}})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(odd) > 0 {
+		if built, err = mutate.AppendLayers(built, oddLayer(t, odd)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var archive bytes.Buffer
 	if err := image.WriteTar(&archive, name, built); err != nil {
@@ -36,6 +52,30 @@ func (m *machine) importImage(t *testing.T, name string, config v1.Config, files
 	if _, err := m.client.Import(t.Context(), &archive); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// oddLayer is a layer of exactly these entries, each file with a word in it.
+func oddLayer(t *testing.T, entries []tar.Header) v1.Layer {
+	t.Helper()
+	const content = "hostile"
+	var data bytes.Buffer
+	writer := tar.NewWriter(&data)
+	for _, entry := range entries {
+		if entry.Typeflag == tar.TypeReg {
+			entry.Size = int64(len(content))
+		}
+		entry.Mode = 0o777
+		if err := writer.WriteHeader(&entry); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(writer, content[:entry.Size]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return static.NewLayer(data.Bytes(), types.OCIUncompressedLayer)
 }
 
 // testHostileImage: nothing that an image's files or its configuration say
@@ -80,6 +120,75 @@ func (m *machine) testHostileImage(t *testing.T) {
 	m.importImage(t, "hostile:3", v1.Config{}, image.File{Path: "/etc/passwd", Dir: true})
 	if err := create("directory", of("hostile:3")); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a passwd directory: %v", err)
+	}
+	m.importLayers(t, "hostile:4", v1.Config{}, nil, tar.Header{Name: "etc/passwd", Typeflag: tar.TypeFifo})
+	if err := create("fifo", of("hostile:4")); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a passwd FIFO: %v", err)
+	}
+	m.importLayers(t, "hostile:5", v1.Config{}, nil, tar.Header{Name: "etc/group", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 5})
+	if err := create("device", of("hostile:5")); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("an endless group device: %v", err)
+	}
+	m.importImage(t, "hostile:6", v1.Config{User: strings.Repeat("x", 1<<20)})
+	if err := create("user", of("hostile:6")); status.Code(err) != codes.InvalidArgument || len(err.Error()) > 500 {
+		t.Errorf("a user with a long name: %.500v", err)
+	}
+	many := map[string]struct{}{}
+	for i := range maxVolumes + 1 {
+		many[fmt.Sprint("/volume-", i)] = struct{}{}
+	}
+	m.importImage(t, "hostile:7", v1.Config{Volumes: many})
+	if err := create("volumes", of("hostile:7")); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("more volumes than can be: %v", err)
+	}
+	m.removePod(t, pod)
+}
+
+// testHostileLayers: a layer is unpacked as root and must stay where it is.
+func (m *machine) testHostileLayers(t *testing.T) {
+	const victim = "/run/victim"
+	if err := os.MkdirAll(victim, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(victim+"/key", []byte("of the host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m.importLayers(t, "layers:1", v1.Config{Env: []string{"no variable", "ODD=a=b"}, WorkingDir: "../../tmp/../srv", StopSignal: "SIG\nGARBAGE"},
+		image.Layer{{Path: "/out", Symlink: victim}, {Path: "/up", Symlink: "../../../../../../../../../" + victim}},
+		tar.Header{Name: "out/through-a-link", Typeflag: tar.TypeReg}, tar.Header{Name: "up/through-another", Typeflag: tar.TypeReg},
+		tar.Header{Name: "../../../../../../../../.." + victim + "/by-dots", Typeflag: tar.TypeReg}, tar.Header{Name: victim + "/by-name", Typeflag: tar.TypeReg},
+		tar.Header{Name: "key", Typeflag: tar.TypeSymlink, Linkname: victim + "/key"},
+		tar.Header{Name: "out/.wh.key", Typeflag: tar.TypeReg}, tar.Header{Name: "out/.wh..wh..opq", Typeflag: tar.TypeReg})
+	pod, config := m.runPod(t, "layers")
+	of := func(ref string) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref }
+	}
+	id := m.runShell(t, pod, config, "a", loop, of("layers:1"))
+	if out, _ := m.sh(t, id, "cat /key; pwd; echo $ODD"); strings.Contains(out, "of the host") || !strings.HasPrefix(out, "/srv\na=b\n") {
+		t.Errorf("sees %q", out)
+	}
+	if entries, err := os.ReadDir(victim); err != nil || len(entries) != 1 {
+		t.Errorf("the host's directory has %v, %v", entries, err)
+	}
+	// A hard link to what is not in the image cannot be made: there is no such image.
+	m.importLayers(t, "layers:2", v1.Config{}, nil, tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "../../../../../../../.." + victim + "/key"})
+	c := &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: "hard"}, Image: &runtimeapi.ImageSpec{Image: "layers:2"}, Command: []string{"sleep", "1"}}
+	create := &runtimeapi.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: c}
+	if _, err := m.CreateContainer(t.Context(), create); err == nil {
+		t.Error("a hard link to a file of the host's was made")
+	}
+	// What the kernel refuses is the container's end, and not ours.
+	m.importImage(t, "layers:3", v1.Config{Entrypoint: []string{"sh", "-c", strings.Repeat("x", 1<<20)}})
+	c.Metadata.Name, c.Image.Image, c.Command = "long", "layers:3", nil
+	created, err := m.CreateContainer(t.Context(), create)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: created.GetContainerId()}); err != nil {
+		t.Errorf("an argument of a megabyte: %.1000v", err)
+	}
+	if got := m.awaitState(t, created.GetContainerId(), runtimeapi.ContainerState_CONTAINER_EXITED); got.GetExitCode() == 0 {
+		t.Error("ran with an argument of a megabyte")
 	}
 	m.removePod(t, pod)
 }

@@ -81,7 +81,7 @@ func containerSpec(in specInput) (*specs.Spec, error) {
 		Terminal:        cfg.GetTty(),
 		Args:            args,
 		Env:             environment(cfg, in.Image, in.Sandbox.Hostname),
-		Cwd:             firstNonEmpty(cfg.GetWorkingDir(), in.Image.WorkingDir, "/"),
+		Cwd:             path.Join("/", firstNonEmpty(cfg.GetWorkingDir(), in.Image.WorkingDir)),
 		User:            in.User,
 		NoNewPrivileges: sc.GetNoNewPrivs(),
 	}
@@ -203,7 +203,8 @@ func commandLine(cfg *runtimeapi.ContainerConfig, image ocispec.ImageConfig) ([]
 }
 
 // environment layers PATH, HOSTNAME, TERM, the image's and the pod's
-// variables; the last one wins and each keeps its first place.
+// variables; the last one wins and each keeps its first place. What has no "="
+// is none, though an image may say so.
 func environment(cfg *runtimeapi.ContainerConfig, image ocispec.ImageConfig, hostname string) []string {
 	layers := []string{defaultPath, "HOSTNAME=" + hostname}
 	if cfg.GetTty() {
@@ -216,9 +217,12 @@ func environment(cfg *runtimeapi.ContainerConfig, image ocispec.ImageConfig, hos
 	var env []string
 	place := map[string]int{}
 	for _, variable := range layers {
-		name, _, _ := strings.Cut(variable, "=")
-		if i, seen := place[name]; seen {
+		name, _, valid := strings.Cut(variable, "=")
+		if i, seen := place[name]; seen && valid {
 			env[i] = variable
+			continue
+		}
+		if !valid {
 			continue
 		}
 		place[name] = len(env)

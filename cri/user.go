@@ -143,7 +143,7 @@ func resolveUser(image string, sc *runtimeapi.LinuxContainerSecurityContext, a *
 	if !known {
 		uid, isNumber := parseID(who)
 		if !isNumber {
-			return invalid("no user %q in the image", who)
+			return invalid("no user %.64q in the image", who)
 		}
 		entry.uid = uid // no entry: group 0, as docker and runc do
 	}
@@ -151,7 +151,7 @@ func resolveUser(image string, sc *runtimeapi.LinuxContainerSecurityContext, a *
 	if group != "" {
 		gid, ok := a.groupID(group)
 		if !ok {
-			return invalid("no group %q in the image", group)
+			return invalid("no group %.64q in the image", group)
 		}
 		user.GID = gid
 	}

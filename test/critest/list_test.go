@@ -20,8 +20,6 @@ func (r reasons) on(runtime string) (reason string, listed bool) {
 var leftOut = map[string]reasons{
 	"Image Manager public image with digest should be pulled and removed": {
 		both: "the digest is that of an image in upstream's registry, which nobody else can build"},
-	"Security Context bucket runtime should support MaskedPaths": {
-		both: "hides /bin/ls from a shell which, in Debian's busybox, has ls built in"},
 	"AppArmor ": {
 		both: "skipped by the suite: the kernel of the test machine has no AppArmor (and ours would refuse a profile)"},
 	"NRI ": {
