@@ -103,7 +103,7 @@ func (b *IPVS) plan(l *ledger, state State, options Options) changes {
 }
 
 func (b *IPVS) rules(state State, options Options) Rules {
-	all := newCollection()
+	all := newCollection(0)
 	all.add(collect(state.Family, options, false, func(r *renderer) { r.renderIPVS() }))
 	return all.rules()
 }

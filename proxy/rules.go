@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 )
 
@@ -64,8 +64,15 @@ type renderer struct {
 	Options
 	family Family
 	large  bool // see largeCluster
-	parts  []part
-	text   map[part]*strings.Builder // of parts (without their text), while they grow
+	chains []*growing
+	index  map[[2]string]*growing // by table and chain
+	last   *growing               // asked for last, and so probably next
+}
+
+// growing is a part while rules are added to it.
+type growing struct {
+	part
+	text strings.Builder
 }
 
 // Render writes the state as rules.
@@ -88,7 +95,7 @@ func (r *Renderer) Render(state State, options Options) Rules {
 	}
 	collect := func(render func(*renderer)) []part { return collect(state.Family, options, r.large, render) }
 	ports := make(map[*ServicePort][]part, len(state.Ports))
-	all := newCollection()
+	all := newCollection(3 * len(state.Ports)) // a chain for itself and, usually, two endpoints
 	all.add(collect(func(r *renderer) { r.renderFrame() }))
 	for _, p := range state.sorted() {
 		parts, known := r.ports[p]
@@ -120,12 +127,13 @@ func largeCluster(state State) bool {
 }
 
 func collect(family Family, options Options, large bool, render func(*renderer)) []part {
-	r := &renderer{Options: options, family: family, large: large, text: map[part]*strings.Builder{}}
+	r := &renderer{Options: options, family: family, large: large, index: map[[2]string]*growing{}, last: &growing{}}
 	render(r)
-	for i, p := range r.parts {
-		r.parts[i].text = r.text[p].String()
+	parts := make([]part, len(r.chains))
+	for i, g := range r.chains {
+		parts[i] = part{g.table, g.chain, g.text.String()}
 	}
-	return r.parts
+	return parts
 }
 
 // collection puts parts together: most chains are one part's alone, and their
@@ -135,10 +143,12 @@ type collection struct {
 	shared map[string]map[string]*strings.Builder
 }
 
-func newCollection() *collection {
-	c := &collection{Rules{}, map[string]map[string]*strings.Builder{}}
+func newCollection(chains int) *collection {
+	c := &collection{Rules{"nat": make(map[string]string, chains)}, map[string]map[string]*strings.Builder{}}
 	for _, table := range tables {
-		c.alone[table], c.shared[table] = map[string]string{}, map[string]*strings.Builder{}
+		if c.shared[table] = map[string]*strings.Builder{}; c.alone[table] == nil {
+			c.alone[table] = map[string]string{}
+		}
 	}
 	return c
 }
@@ -172,13 +182,21 @@ func (c *collection) rules() Rules {
 
 // chain makes sure that a chain exists, be it empty.
 func (r *renderer) chain(table, chain string) *strings.Builder {
-	p := part{table: table, chain: chain}
-	if r.text[p] == nil {
-		r.parts = append(r.parts, p)
-		r.text[p] = &strings.Builder{}
+	if r.last.chain == chain && r.last.table == table {
+		return &r.last.text
 	}
-	return r.text[p]
+	g := r.index[[2]string{table, chain}]
+	if g == nil {
+		g = &growing{part: part{table: table, chain: chain}}
+		g.text.Grow(usualChain)
+		r.chains, r.index[[2]string{table, chain}] = append(r.chains, g), g
+	}
+	r.last = g
+	return &g.text
 }
+
+// usualChain is the length of an endpoint's two rules.
+const usualChain = 200
 
 // rule appends to a chain. Parts are joined by spaces; empty ones vanish.
 func (r *renderer) rule(table, chain string, parts ...string) {
@@ -197,11 +215,11 @@ func (r *renderer) rule(table, chain string, parts ...string) {
 func comment(text string) string { return `-m comment --comment "` + text + `"` }
 
 // note is a comment that a large cluster goes without.
-func (r *renderer) note(text string) string {
+func (r *renderer) note(words ...string) string {
 	if r.large {
 		return ""
 	}
-	return comment(text)
+	return comment(strings.Join(words, ""))
 }
 
 // renderFrame is what does not depend on any Service.
@@ -291,8 +309,8 @@ func restoreText(have, want Rules, e entries) string {
 			}
 		}
 		if leave := e.remove[table]; len(changed)+len(gone)+len(enter)+len(leave) > 0 {
-			sort.Strings(changed)
-			sort.Strings(gone)
+			slices.Sort(changed)
+			slices.Sort(gone)
 			writeTable(&text, table, want[table], changed, gone, enter, leave)
 		}
 	}
@@ -319,7 +337,7 @@ func writeTable(text *strings.Builder, table string, rules map[string]string, ch
 			if len(list) > manyChains {
 				i = len(list) - 1 - i
 			}
-			fmt.Fprintf(text, ":%s - [0:0]\n", list[i])
+			text.WriteString(":" + list[i] + " - [0:0]\n")
 		}
 	}
 	text.WriteString(strings.Join(leave, ""))

@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -38,11 +39,11 @@ func (p *ServicePort) endpointChain(e Endpoint) string {
 
 // match matches packets to a port of this protocol.
 func (p *ServicePort) match(port uint16) string {
-	return fmt.Sprintf("-m %s -p %[1]s --dport %[2]d", p.Protocol, port)
+	return "-m " + p.Protocol + " -p " + p.Protocol + " --dport " + strconv.Itoa(int(port))
 }
 
 func (p *ServicePort) matchIP(ip netip.Addr) string {
-	return fmt.Sprintf("-m %s -p %[1]s -d %[2]s --dport %[3]d", p.Protocol, ip, p.Port)
+	return "-m " + p.Protocol + " -p " + p.Protocol + " -d " + ip.String() + " --dport " + strconv.Itoa(int(p.Port))
 }
 
 // renderPort writes the rules of one Service port: ways in, then the choice,
@@ -85,7 +86,7 @@ func (r *renderer) refuse(p *ServicePort, chain, match string) {
 // pod network: the endpoint must answer to this node, which alone can undo the
 // rewriting.
 func (r *renderer) renderClusterMasquerade(p *ServicePort, names chainNames) {
-	note := r.note(p.Name.String() + " cluster IP")
+	note := r.note(p.Name.String(), " cluster IP")
 	if r.MasqueradeAll {
 		r.rule("nat", names.internalPolicy, note, p.matchIP(p.ClusterIP), "-j", markMasqChain)
 	} else if r.Local.known() {
@@ -173,11 +174,13 @@ func (r *renderer) renderEndpoints(p *ServicePort, names chainNames) {
 	if usesLocal && len(p.Local) > 0 {
 		r.renderChoice(p, names.local, p.Local)
 	}
-	done := map[netip.AddrPort]bool{}
-	for _, e := range append(append([]Endpoint{}, p.Cluster...), p.Local...) {
-		if !done[e.Address] {
-			done[e.Address] = true
-			r.renderEndpoint(p, e)
+	done := make(map[netip.AddrPort]bool, len(p.Cluster))
+	for _, list := range [][]Endpoint{p.Cluster, p.Local} {
+		for _, e := range list {
+			if !done[e.Address] {
+				done[e.Address] = true
+				r.renderEndpoint(p, e)
+			}
 		}
 	}
 }
@@ -196,7 +199,7 @@ func (r *renderer) renderChoice(p *ServicePort, chain string, endpoints []Endpoi
 		for _, e := range endpoints {
 			sep := p.endpointChain(e)
 			seen, _ := affinityMatch(sep, p.AffinitySeconds)
-			r.rule("nat", chain, r.note(note+" -> "+e.Address.String()), seen, "-j", sep)
+			r.rule("nat", chain, r.note(note, " -> ", e.Address.String()), seen, "-j", sep)
 		}
 	}
 	for i, e := range endpoints {
@@ -204,7 +207,7 @@ func (r *renderer) renderChoice(p *ServicePort, chain string, endpoints []Endpoi
 		if left := len(endpoints) - i; left > 1 {
 			lot = fmt.Sprintf("-m statistic --mode random --probability %.10f", 1/float64(left))
 		}
-		r.rule("nat", chain, r.note(note+" -> "+e.Address.String()), lot, "-j", p.endpointChain(e))
+		r.rule("nat", chain, r.note(note, " -> ", e.Address.String()), lot, "-j", p.endpointChain(e))
 	}
 }
 
@@ -212,8 +215,8 @@ func (r *renderer) renderChoice(p *ServicePort, chain string, endpoints []Endpoi
 // its Service (hairpin) must not see its own address as the source: it would
 // answer to itself, past us.
 func (r *renderer) renderEndpoint(p *ServicePort, e Endpoint) {
-	chain, note := p.endpointChain(e), p.Name.String()
-	r.rule("nat", chain, r.note(note), "-s", e.Address.Addr().String(), "-j", markMasqChain)
+	chain, note := p.endpointChain(e), r.note(p.Name.String())
+	r.rule("nat", chain, note, "-s", e.Address.Addr().String(), "-j", markMasqChain)
 	remember := ""
 	if p.AffinitySeconds > 0 {
 		_, remember = affinityMatch(chain, p.AffinitySeconds)
@@ -222,7 +225,7 @@ func (r *renderer) renderEndpoint(p *ServicePort, e Endpoint) {
 	if r.large {
 		match = "" // it matches nothing, and is carried with each rule
 	}
-	r.rule("nat", chain, r.note(note), remember, match, fmt.Sprintf("-p %s -j DNAT --to-destination %s", p.Protocol, e.Address))
+	r.rule("nat", chain, note, remember, match, "-p", p.Protocol, "-j DNAT --to-destination", e.Address.String())
 }
 
 // affinityMatch is session affinity in two halves, both about the list of client
