@@ -147,7 +147,7 @@ test: lint build kwok e2e labs ## all that must be true of every commit: vet, st
 	$(GO) test -C payload/tools ./...
 	$(GO) test -C test ./informers/... ./hollow/... ./csi/...
 
-SWAP_NAMES := KUBE_SCHEDULER KUBE_CONTROLLER_MANAGER KUBECTL KUBE_APISERVER KUBELET KUBE_PROXY FLANNELD CNI_BIN CSI_DRIVER CSI_SIDECARS
+SWAP_NAMES := KUBE_SCHEDULER KUBE_CONTROLLER_MANAGER KUBECTL KUBE_APISERVER KUBELET KUBE_PROXY FLANNELD CNI_BIN CSI_DRIVER CSI_SIDECARS METRICS_SERVER
 SWAP_PROGRAMS := $(strip $(foreach name,$(SWAP_NAMES),$($(name))))
 test-all: test fuzz e2e-containerd vm $(if $(SWAP_PROGRAMS),smoke-swap,no-swap) $(if $(CRITEST),critest) ## what takes longer: fuzzing, the race detector, mistakes in exercises, another runtime, another kernel, smoke-swap and critest if a program is given
 	$(GO) test -tags mutants -timeout 60m ./labs/grade
@@ -207,16 +207,16 @@ $(BIN)/critest-nginx: test/critest/nginx/main.go $(PARTS)/go-version
 
 # Each program that is given has its tests.
 SWAP_TESTS := $(if $(KUBE_SCHEDULER),RealScheduler CompareScheduler) $(if $(KUBE_CONTROLLER_MANAGER),RealControllerManager) $(if $(KUBECTL),RealKubectl) $(if $(KUBE_APISERVER),TradingPlaces) \
-	$(if $(KUBELET),RealKubelet) $(if $(KUBE_PROXY),RealKubeProxy) $(if $(FLANNELD),RealFlanneld) $(if $(CNI_BIN),RealPlugins) $(if $(CSI_DRIVER),RealCSI)
+	$(if $(KUBELET),RealKubelet) $(if $(KUBE_PROXY),RealKubeProxy) $(if $(FLANNELD),RealFlanneld) $(if $(CNI_BIN),RealPlugins) $(if $(CSI_DRIVER),RealCSI) $(if $(METRICS_SERVER),RealMetricsServer)
 smoke-swap: swap-programs build ## real programs in the place of ours, those that are given: KUBE_SCHEDULER=path KUBECTL=path … (see its usage)
 	$(if $(strip $(SWAP_TESTS)),$(foreach name,$(SWAP_NAMES),$(name)=$(abspath $($(name)))) \
 		$(GO) test -C test -count=1 -v -timeout 25m ./swap/... -run '^Test($(subst $() ,|,$(strip $(SWAP_TESTS))))')
 	$(if $(KUBECTL),KUBECTL=$(abspath $(KUBECTL)) $(GO) test -C test -count=1 -v -timeout 15m ./e2e -run '^TestKubectl$$/^installed$$')
 	$(if $(CNI_BIN),CNI_BIN=$(abspath $(CNI_BIN)) $(GO) test -count=1 -v ./cni)
 # Programs of others that can be built from their Go modules: flanneld without the cloud's backends, whose modules may be
-# out of reach, and the reference CNI plugins.
+# out of reach, the reference CNI plugins, and the metrics-server that kubectl top asks.
 .PHONY: upstream
-upstream: $(BIN)/upstream/flanneld $(BIN)/upstream/cni/bridge ## build them: FLANNELD=bin/upstream/flanneld CNI_BIN=bin/upstream/cni
+upstream: $(BIN)/upstream/flanneld $(BIN)/upstream/cni/bridge $(BIN)/upstream/metrics-server ## build them: FLANNELD=bin/upstream/flanneld CNI_BIN=bin/upstream/cni METRICS_SERVER=bin/upstream/metrics-server
 # The images that flannel's own manifest names, for `tinykube node load`; PLUGIN is the CNI plugin flannel, FLANNELD the daemon.
 .PHONY: flannel-images
 flannel-images: $(if $(FLANNELD),,$(BIN)/upstream/flanneld) $(PARTS)/cni ## archives in bin/images of what kube-flannel.yml names: [FLANNELD=path] [PLUGIN=path]
@@ -231,6 +231,8 @@ $(BIN)/upstream/flanneld: test/upstream/flanneld/go.mod test/upstream/flanneld/g
 $(BIN)/upstream/cni/bridge: test/upstream/cni/go.mod test/upstream/cni/go.sum $(PARTS)/go-version
 	for plugin in main/bridge main/loopback ipam/host-local meta/portmap; do \
 		$(call go-build,test/upstream/cni) -o $(CURDIR)/$(@D)/ github.com/containernetworking/plugins/plugins/$$plugin; done
+$(BIN)/upstream/metrics-server: test/upstream/metrics-server/go.mod test/upstream/metrics-server/go.sum $(PARTS)/go-version
+	$(call go-build,test/upstream/metrics-server) -o $(CURDIR)/$@ sigs.k8s.io/metrics-server/cmd/metrics-server
 # What the real scheduler decided is replayed by the tests of scheduler/simulate; RECORD=1 records it anew.
 SCHEDULER_RECORD := $(CURDIR)/scheduler/simulate/testdata/real-v1.36.json.gz
 .PHONY: compare-scheduler
@@ -240,7 +242,7 @@ compare-scheduler: ## a real scheduler beside ours over 1,000 random clusters: K
 		-clusters $(or $(CLUSTERS),1000) $(if $(RECORD),-record $(SCHEDULER_RECORD))
 
 .PHONY: swap-programs no-swap
-SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBE_CONTROLLER_MANAGER=path] [KUBECTL=path] [KUBE_APISERVER=path] [KUBELET=path] [KUBE_PROXY=path] [FLANNELD=path] [CNI_BIN=folder] [CSI_DRIVER=path CSI_SIDECARS=folder] (programs of Kubernetes v1.36, of flannel, of the CNI project and of kubernetes-csi, one of them at least; make upstream builds the last two)
+SWAP_USAGE := make smoke-swap [KUBE_SCHEDULER=path] [KUBE_CONTROLLER_MANAGER=path] [KUBECTL=path] [KUBE_APISERVER=path] [KUBELET=path] [KUBE_PROXY=path] [FLANNELD=path] [CNI_BIN=folder] [CSI_DRIVER=path CSI_SIDECARS=folder] [METRICS_SERVER=path] (programs of Kubernetes v1.36, of flannel, of the CNI project, of kubernetes-csi and of its SIG for instrumentation, one of them at least; make upstream builds FLANNELD, CNI_BIN and METRICS_SERVER)
 swap-programs:
 	@test -n "$(SWAP_PROGRAMS)" || { echo "usage: $(SWAP_USAGE)" >&2; exit 1; }
 	@for program in $(SWAP_PROGRAMS); do test -x "$$program" || { echo "$$program is not a program" >&2; exit 1; }; done
