@@ -1,8 +1,10 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -80,7 +82,11 @@ func (s *Server) exec(ctx context.Context, c *container, e execution) (uint32, e
 	dir := filepath.Join(s.containerState(c.ID), "exec-"+execID[:16])
 	defer os.RemoveAll(dir)
 	sinks := map[string]io.Writer{streamStdout: e.stdout, streamStderr: e.stderr}
-	pipes, err := openPipes(ctx, dir, e.stdin != nil, e.terminal, func(stream string, chunk []byte) {
+	// A start that is cut off may yet succeed, and nobody would know the process:
+	// it is waited for, even when its time is over already.
+	start, cancel := detach(ctx)
+	defer cancel()
+	pipes, err := openPipes(start, dir, e.stdin != nil, e.terminal, func(stream string, chunk []byte) {
 		if to := sinks[stream]; to != nil {
 			to.Write(chunk) // a client that went away is not the process's problem
 		}
@@ -89,19 +95,11 @@ func (s *Server) exec(ctx context.Context, c *container, e execution) (uint32, e
 		return 0, err
 	}
 	defer pipes.close()
-	if err := s.daemon.addProcess(ctx, c.ID, execID, process, pipes.paths); err != nil {
+	if err := s.daemon.addProcess(start, c.ID, execID, process, pipes.paths); err != nil {
 		return 0, err
 	}
-	cleanup, cancel := detach(ctx)
-	defer cancel()
-	deleted := false
-	defer func() {
-		if !deleted {
-			s.daemon.deleteProcess(cleanup, c.ID, execID)
-		}
-	}()
-	if err := s.daemon.startTask(ctx, c.ID, execID); err != nil {
-		return 0, err
+	if err := s.daemon.startTask(start, c.ID, execID); err != nil {
+		return 0, errors.Join(err, s.daemon.deleteProcess(start, c.ID, execID))
 	}
 	if e.stdin != nil {
 		// Ends with the client's input, or when the stream server closes the
@@ -116,17 +114,18 @@ func (s *Server) exec(ctx context.Context, c *container, e execution) (uint32, e
 		go s.resize(ctx, c, execID, e.resize) // ends with the channel
 	}
 	code, err := s.daemon.waitTask(ctx, c.ID, execID)
-	if ctx.Err() != nil {
+	cleanup, cancel := detach(ctx) // only now: it may have run for hours
+	defer cancel()
+	if err != nil {
+		// The time is over, which containerd may have noticed before we do.
 		s.daemon.kill(cleanup, c.ID, execID, syscall.SIGKILL, true)
 		s.daemon.waitTask(cleanup, c.ID, execID)
-		return 0, ctx.Err()
+		err = cmp.Or(ctx.Err(), err)
 	}
 	// With the process the shim deletes its ends of the FIFOs, at the latest
 	// two seconds later: grandchildren that keep the pipe do not keep us.
-	if err == nil {
-		if deleted = s.daemon.deleteProcess(cleanup, c.ID, execID) == nil; deleted {
-			pipes.copies.Wait()
-		}
+	if s.daemon.deleteProcess(cleanup, c.ID, execID) == nil && err == nil {
+		pipes.copies.Wait()
 	}
 	return code, err
 }

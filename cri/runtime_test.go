@@ -158,7 +158,7 @@ func (m *machine) testExec(t *testing.T) {
 	if out, code := m.sh(t, id, "echo out; echo err >&2; exit 7"); out != "out\nerr" || code != 7 {
 		t.Errorf("exec: %q, %d", out, code)
 	}
-	_, err := m.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "1000"}, Timeout: 1})
+	_, err := m.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "4321"}, Timeout: 1})
 	if status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("exec past its time: %v", err)
 	}
@@ -171,6 +171,18 @@ func (m *machine) testExec(t *testing.T) {
 	} else if err != nil && status.Code(err) != codes.ResourceExhausted { // our client's own limit
 		t.Error(err)
 	}
+	// Whoever gives up leaves no process, not even one that was about to start.
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		if _, err := m.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "4321"}}); err == nil {
+			t.Errorf("slept for more than an hour in %s", wait)
+		}
+		cancel()
+	}
+	nstest.Eventually(t, "nobody sleeps", func() bool {
+		out, _ := m.sh(t, id, "cat /proc/[0-9]*/cmdline")
+		return !strings.Contains(out, "4321")
+	})
 	m.removePod(t, pod)
 }
 
