@@ -176,6 +176,18 @@ func TestTargetPaths(t *testing.T) {
 	_, err = p.NodePublishVolume(p.ctx(), readOnly)
 	p.refused("an option that cannot be kept", err, codes.InvalidArgument)
 
+	// Somebody still reads: it stays, and goes when asked again.
+	reading, err := os.Open(at("ro"))
+	p.must(err)
+	if err := p.unpublish(volume, at("ro")); status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "busy") {
+		t.Errorf("what is busy: %v", err)
+	}
+	p.must(reading.Close())
+	p.must(p.unpublish(volume, at("ro")))
+	readOnly.VolumeCapability = p.capability(false, writer)
+	_, err = p.NodePublishVolume(p.ctx(), readOnly)
+	p.must(err)
+
 	// A mount on top of the volume is not ours to take away.
 	p.must(unix.Mount("tmpfs", at("ro"), "tmpfs", 0, ""))
 	if err := p.unpublish(volume, at("ro")); err == nil {

@@ -258,8 +258,11 @@ func (j *journey) source() (what string, why []string) {
 func (j *journey) provisioner(class *storagev1.StorageClass) {
 	c := j.Claim
 	node := c.Annotations[claims.SelectedNode]
-	if node != "" {
+	switch {
+	case node != "" && claims.WaitsForPod(class):
 		j.pass("node", "%s, chosen by the scheduler (%s)", node, claims.SelectedNode)
+	case node != "":
+		j.pass("node", "%s, whose provisioner has taken it (%s)", node, claims.SelectedNode)
 	}
 	if what, why := j.source(); what != "" {
 		j.wait("source", what, why...)

@@ -126,6 +126,9 @@ func TestVariations(t *testing.T) {
 		"not asked for": {"no-provisioner", func(w *World) {
 			w.Claim.Annotations = map[string]string{"volume.kubernetes.io/selected-node": "node-0"}
 		}, "to ask the provisioner"},
+		"taken by a node": {"no-provisioner", func(w *World) {
+			w.Classes[0].VolumeBindingMode = nil
+		}, "node-0, whose provisioner has taken it"},
 		"no room": {"no-scheduler", func(w *World) {
 			room := resource.MustParse("1Mi")
 			w.Capacities = []*storagev1.CSIStorageCapacity{{StorageClassName: "hostpath", Capacity: &room, NodeTopology: &metav1.LabelSelector{MatchLabels: map[string]string{"topology.hostpath.csi/node": "node-0"}}}}

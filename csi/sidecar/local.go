@@ -37,7 +37,8 @@ func (s *Sidecar) mine(ctx context.Context, claim *corev1.PersistentVolumeClaim,
 		size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
 		room, err := s.room(ctx, class, segments)
 		if err == nil && largest(room) < size.Value() { // somebody else may have, or we later
-			err = fmt.Errorf("node %s has no room for claim %s", s.cfg.Node, client.Key(claim))
+			err = fmt.Errorf("node %s has room for a volume of %d bytes at most, and claim %q wants %d", s.cfg.Node, largest(room), client.Key(claim), size.Value())
+			s.events.Event(claim, corev1.EventTypeWarning, "ProvisioningFailed", "%v", err)
 		}
 		if err != nil {
 			return false, err
