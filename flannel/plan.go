@@ -73,8 +73,6 @@ func unfit(conf *NetConf, l Lease, used []Lease) string {
 		return fmt.Sprintf("node %s has subnet %s outside of network %s", l.Node, l.Subnet, conf.Network)
 	case !l.PublicIP.Is4() || !l.PublicIP.IsGlobalUnicast():
 		return fmt.Sprintf("node %s has address %s: nobody can be reached there", l.Node, l.PublicIP)
-	case l.PublicIP == used[0].PublicIP:
-		return fmt.Sprintf("node %s has address %s, which is this node's", l.Node, l.PublicIP)
 	case l.Backend == vxlanBackend && (l.VTEP.IsZero() || l.VTEP[0]&1 != 0):
 		return fmt.Sprintf("node %s has MAC %s, which is no device's", l.Node, l.VTEP)
 	}

@@ -39,7 +39,7 @@ func (p *ServicePort) endpointChain(e Endpoint) string {
 
 // match matches packets to a port of this protocol.
 func (p *ServicePort) match(port uint16) string {
-	return "-m " + p.Protocol + " -p " + p.Protocol + " --dport " + strconv.Itoa(int(port))
+	return fmt.Sprintf("-m %s -p %[1]s --dport %[2]d", p.Protocol, port)
 }
 
 func (p *ServicePort) matchIP(ip netip.Addr) string {
