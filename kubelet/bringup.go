@@ -20,7 +20,9 @@ const imagePoll = 2 * time.Second
 func (w *worker) bringUp(ctx context.Context, pod *corev1.Pod, seen *observedPod) (time.Duration, error) {
 	k := w.k
 	if left, over := deadlineLeft(pod, w.publishedStatus(), time.Now()); over {
-		w.fail("DeadlineExceeded", "Pod was active on the node longer than the specified deadline", nil)
+		const text = "Pod was active on the node longer than the specified deadline"
+		k.eventf(pod, corev1.EventTypeNormal, "DeadlineExceeded", text)
+		w.fail("DeadlineExceeded", text, nil)
 		return 0, nil
 	} else if status := w.publish(pod, seen, false); isTerminal(status.Phase) {
 		w.poke() // its work is done: on to terminate
@@ -76,7 +78,7 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	if w.mounted != nil && !specChanged(w.mountedOf, pod) && time.Since(w.mountedAt) < volumeRefresh {
 		return nil
 	}
-	mounted, err := k.volumes.setUp(ctx, k.facts(pod, seen))
+	mounted, err := k.volumes.setUp(ctx, k.facts(withUsedVolumes(pod), seen))
 	if err != nil {
 		k.eventf(pod, corev1.EventTypeWarning, "FailedMount", "%v", err)
 		return err
@@ -91,7 +93,7 @@ func (w *worker) advance(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	k := w.k
 	for {
 		k.probes.follow(w, pod, seen)
-		plan := planPod(pod, seen, k.probes.verdict)
+		plan := planPod(pod, seen, k.probes.verdict).orWhole(pod, seen)
 		var wait time.Duration
 		progress, err := false, error(nil)
 		if !plan.empty() {
@@ -263,14 +265,17 @@ func (w *worker) imageError(pod *corev1.Pod, c *corev1.Container, err error) err
 	return why
 }
 
-// crashBackoff makes a container that keeps ending wait, longer each time.
+// crashBackoff makes a container that keeps ending wait, longer each time. Its
+// last end counts that is known: when we have just stopped it ourselves, that is
+// the one before.
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/kuberuntime doBackOff.
 func (w *worker) crashBackoff(pod *corev1.Pod, c *corev1.Container, seen *observedPod) (time.Duration, error) {
-	latest := seen.latest(c.Name)
-	if latest == nil || !latest.exited() {
+	lives := slices.DeleteFunc(seen.attempts(c.Name), func(life *observedContainer) bool { return !life.exited() })
+	if len(lives) == 0 {
 		return 0, nil
 	}
+	latest := lives[0]
 	key, now := string(pod.UID)+"/"+c.Name+"/"+containerHash(c), time.Now()
 	ended := time.Unix(0, latest.FinishedAt)
 	left, delay := w.k.crashes.since(key, ended, now)

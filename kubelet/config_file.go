@@ -52,13 +52,15 @@ func DefaultConfiguration() *kubeletv1beta1.KubeletConfiguration {
 		MakeIPTablesUtilChains: to(true), IPTablesMasqueradeBit: to[int32](14), IPTablesDropBit: to[int32](15),
 		ConfigMapAndSecretChangeDetectionStrategy: kubeletv1beta1.WatchChangeDetectionStrategy,
 		EnableControllerAttachDetach:              to(true), VolumePluginDir: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/",
-		SeccompDefault: to(false), EnableSystemLogHandler: to(true), EnableProfilingHandler: to(true), EnableDebugFlagsHandler: to(true),
+		SeccompDefault: to(false), EnableSystemLogHandler: to(true), EnableSystemLogQuery: to(false), EnableProfilingHandler: to(true), EnableDebugFlagsHandler: to(true),
 	}
 	c.Authentication.Anonymous.Enabled = to(false)
 	c.Authentication.Webhook.Enabled, c.Authentication.Webhook.CacheTTL = to(true), after(2*time.Minute)
 	c.Authorization.Mode = kubeletv1beta1.KubeletAuthorizationModeWebhook
 	c.Authorization.Webhook.CacheAuthorizedTTL = after(5 * time.Minute)
 	c.Authorization.Webhook.CacheUnauthorizedTTL = after(30 * time.Second)
+	c.MemoryReservationPolicy = kubeletv1beta1.NoneMemoryReservationPolicy
+	c.Logging.Format, c.Logging.FlushFrequency.Duration, c.Logging.FlushFrequency.SerializeAsString = "text", after(5*time.Second), true
 	c.CrashLoopBackOff.MaxContainerRestartPeriod = to(after(5 * time.Minute))
 	return c
 }

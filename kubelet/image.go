@@ -46,8 +46,13 @@ func (e *waitError) Error() string { return e.text }
 func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Container, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
 	event := k.containerEvents(pod, c)
 	spec := &runtimeapi.ImageSpec{Image: withTag(c.Image), UserSpecifiedImage: c.Image, Annotations: pod.Annotations}
-	if strings.TrimSpace(c.Image) == "" || strings.ContainsAny(c.Image, " \t\n") || strings.ToLower(repository(c.Image)) != repository(c.Image) {
+	repo := repository(c.Image)
+	shouts := strings.ToLower(repo) != repo
+	if strings.TrimSpace(c.Image) == "" || strings.ContainsAny(c.Image, " \t\n") || shouts {
 		text := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: invalid reference format", c.Image, c.Image)
+		if shouts {
+			text += fmt.Sprintf(": repository name (%s) must be lowercase", repo)
+		}
 		event(corev1.EventTypeWarning, "InspectFailed", "%s", text)
 		return nil, &waitError{reason: reasonInvalidImage, text: text}
 	}
@@ -141,16 +146,19 @@ func withTag(image string) string {
 	return image + ":latest"
 }
 
-// repository is the reference without tag and digest; it must be lowercase.
+// repository is the reference without registry, tag and digest; it must be
+// lowercase.
 func repository(image string) string {
-	image, _, _ = strings.Cut(image, "@")
-	slash := strings.LastIndex(image, "/") + 1
-	base, _, _ := strings.Cut(image[slash:], ":")
-	// The registry's host name may have capitals, the repository may not.
-	if host := strings.Index(image, "/"); host > 0 && host < slash && strings.ContainsAny(image[:host], ".:") {
-		return image[host:slash] + base
+	name, _, _ := strings.Cut(image, "@")
+	host, rest, found := strings.Cut(name, "/")
+	switch {
+	case !found:
+		name = "library/" + name
+	case strings.ContainsAny(host, ".:"), host == "localhost", strings.ToLower(host) != host:
+		name = rest
 	}
-	return base
+	name, _, _ = strings.Cut(name, ":")
+	return name
 }
 
 // pullCredentials returns what to try, in order: every pull secret for the

@@ -28,14 +28,15 @@ func ensureTmpfs(path string, bytes int64) error {
 			return nil
 		}
 	}
-	options := "mode=0777"
-	if bytes > 0 {
-		options += ",size=" + strconv.FormatInt(bytes, 10)
+	options := "size=" + strconv.FormatInt(bytes, 10) // 0: no limit
+	err := unix.Mount("tmpfs", path, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, options+",noswap")
+	if errors.Is(err, unix.EINVAL) { // an older kernel may write it to its swap
+		err = unix.Mount("tmpfs", path, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, options)
 	}
-	if err := unix.Mount("tmpfs", path, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
+	if err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", path, err)
 	}
-	return nil
+	return os.Chmod(path, 0o777)
 }
 
 // mountsBelow lists the mount points at or below a directory.

@@ -127,7 +127,7 @@ func planInit(plan *podPlan, pod *corev1.Pod, seen *observedPod, sandboxID strin
 		c := &pod.Spec.InitContainers[i]
 		latest := seen.latestIn(sandboxID, c.Name)
 		if isSidecar(c) {
-			if latest != nil && latest.running() && unfit(plan, c, latest, verdictOf) == "" {
+			if latest != nil && latest.running() && unfit(plan, pod, c, latest, verdictOf) == "" {
 				if i >= passed && !verdictOf(latest).started {
 					return false
 				}
@@ -184,7 +184,7 @@ func planContainer(plan *podPlan, pod *corev1.Pod, c *corev1.Container, seen *ob
 		}
 		return
 	}
-	reason := unfit(plan, c, latest, verdictOf)
+	reason := unfit(plan, pod, c, latest, verdictOf)
 	if reason == "" {
 		return
 	}
@@ -197,16 +197,38 @@ func planContainer(plan *podPlan, pod *corev1.Pod, c *corev1.Container, seen *ob
 
 // unfit orders a running container's end if its spec changed or a probe gave
 // it up, and says why.
-func unfit(plan *podPlan, c *corev1.Container, latest *observedContainer, verdictOf func(*observedContainer) verdict) string {
+func unfit(plan *podPlan, pod *corev1.Pod, c *corev1.Container, latest *observedContainer, verdictOf func(*observedContainer) verdict) string {
+	who, then := "Container", ", will be restarted"
+	if isSidecar(c) {
+		who, then = "Init container", "" // as upstream says it
+	}
 	if recorded := latest.Annotations[annotationHash]; recorded != "" && recorded != containerHash(c) {
-		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s definition changed, will be restarted", c.Name), ""})
+		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("%s %s definition changed%s", who, c.Name, then), ""})
 		return "changed"
 	}
 	if probe := verdictOf(latest).unfit; probe != "" {
-		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s failed %s probe, will be restarted", c.Name, probe), probe})
+		if restartPolicy(pod, c) == corev1.RestartPolicyNever {
+			then = ""
+		}
+		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("%s %s failed %s probe%s", who, c.Name, probe, then), probe})
 		return probe
 	}
 	return ""
+}
+
+// orWhole makes the end of a pod's last container the end of the pod's sidecars
+// and sandbox as well: nothing is left that needs them.
+func (p podPlan) orWhole(pod *corev1.Pod, seen *observedPod) podPlan {
+	if len(p.stop) == 0 || len(p.start) > 0 {
+		return p
+	}
+	for i := range pod.Spec.Containers {
+		latest := seen.latest(pod.Spec.Containers[i].Name)
+		if latest != nil && latest.running() && !slices.ContainsFunc(p.stop, func(o stopOrder) bool { return o.container == latest }) {
+			return p
+		}
+	}
+	return podPlan{stopPod: true}
 }
 
 // planEphemeral starts debug containers, once each.

@@ -24,7 +24,8 @@ import (
 // was said of a dead one can do no harm.
 type probes struct {
 	k     *Kubelet
-	total *prometheus.CounterVec // /metrics/probes
+	total *prometheus.CounterVec   // /metrics/probes
+	took  *prometheus.HistogramVec // the same
 
 	mu      sync.Mutex // guards what follows
 	active  map[probeKey]*prober
@@ -72,7 +73,9 @@ func newProbes(k *Kubelet) *probes {
 	return &probes{k: k, active: map[probeKey]*prober{}, results: map[string]*probeResults{},
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "prober_probe_total",
 			Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."},
-			[]string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"})}
+			[]string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "prober_probe_duration_seconds",
+			Help: "Duration in seconds for a probe response."}, []string{"probe_type", "container", "pod", "namespace"})}
 }
 
 func probesOf(c *corev1.Container) map[probeKind]*corev1.Probe {
@@ -172,6 +175,10 @@ func (p *probes) drain(seen *observedPod) {
 
 func (p *probes) forget(uid types.UID) {
 	p.total.DeletePartialMatch(prometheus.Labels{"pod_uid": string(uid)})
+	if w := p.k.worker(uid); w != nil {
+		pod, _, _ := w.view()
+		p.took.DeletePartialMatch(prometheus.Labels{"pod": pod.Name, "namespace": pod.Namespace})
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, prober := range p.active {
@@ -290,6 +297,7 @@ func (p *prober) once(ctx context.Context) (more bool) {
 	if delay > 0 && !wait(ctx, delay) {
 		return false
 	}
+	began := time.Now()
 	result, text := p.attempt(ctx)
 	for again := 1; again < maxProbeAttempts && !result.counts() && ctx.Err() == nil; again++ {
 		result, text = p.attempt(ctx)
@@ -298,6 +306,9 @@ func (p *prober) once(ctx context.Context) (more bool) {
 		return false
 	}
 	p.tell(result, text)
+	if result == probeSuccess || result == probeWarning {
+		p.probes.took.WithLabelValues(string(p.kind), p.container.Name, p.pod.Name, p.pod.Namespace).Observe(time.Since(began).Seconds())
+	}
 	if !result.counts() { // the runtime was away, perhaps: that says nothing
 		return true
 	}

@@ -57,7 +57,7 @@ func (k *Kubelet) sandboxConfig(pod *corev1.Pod, userns *runtimeapi.UserNamespac
 func (k *Kubelet) impossible(pod *corev1.Pod) error {
 	hostname, _ := podHostname(pod, k.cfg.ClusterDomain)
 	if limit := 64; len(hostname) > limit && isTrue(pod.Spec.SetHostnameAsFQDN) {
-		return fmt.Errorf("Failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
+		return fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
 			hostname, limit, len(hostname))
 	}
 	return nil

@@ -35,6 +35,13 @@ func containerSummary(name string, s *runtimeapi.ContainerStats) statsapi.Contai
 	out.Memory.WorkingSetBytes = number(s.GetMemory().GetWorkingSetBytes())
 	out.Memory.UsageBytes = number(s.GetMemory().GetUsageBytes())
 	out.Memory.RSSBytes = number(s.GetMemory().GetRssBytes())
+	out.Memory.PageFaults, out.Memory.MajorPageFaults = number(s.GetMemory().GetPageFaults()), number(s.GetMemory().GetMajorPageFaults())
+	if available := number(s.GetMemory().GetAvailableBytes()); available != nil && *available > 0 { // 0: there is no limit
+		out.Memory.AvailableBytes = available
+	}
+	if swap := s.GetSwap(); swap != nil {
+		out.Swap = &statsapi.SwapStats{Time: at(swap.Timestamp), SwapUsageBytes: number(swap.SwapUsageBytes), SwapAvailableBytes: number(swap.SwapAvailableBytes)}
+	}
 	if fs := s.GetWritableLayer(); fs != nil {
 		out.Rootfs = &statsapi.FsStats{Time: at(fs.Timestamp), UsedBytes: number(fs.UsedBytes), InodesUsed: number(fs.InodesUsed)}
 	}
@@ -74,7 +81,7 @@ func (k *Kubelet) metrics() metricHandlers {
 	resource := prometheus.NewRegistry()
 	resource.MustRegister(resourceCollector{k})
 	probes, cadvisor := prometheus.NewRegistry(), prometheus.NewRegistry()
-	probes.MustRegister(k.probes.total)
+	probes.MustRegister(k.probes.total, k.probes.took)
 	cadvisor.MustRegister(cadvisorCollector{k})
 	page := func(r *prometheus.Registry) http.Handler { return promhttp.HandlerFor(r, promhttp.HandlerOpts{}) }
 	return metricHandlers{page(own), page(resource), page(probes), page(cadvisor)}
@@ -102,12 +109,15 @@ var (
 	podMemory       = prometheus.NewDesc("pod_memory_working_set_bytes", "Current working set of the pod in bytes", containerLabels[1:], nil)
 	nodeCPU         = prometheus.NewDesc("node_cpu_usage_seconds_total", "Cumulative cpu time consumed by the node in core-seconds", nil, nil)
 	nodeMemory      = prometheus.NewDesc("node_memory_working_set_bytes", "Current working set of the node in bytes", nil, nil)
+	containerSwap   = prometheus.NewDesc("container_swap_usage_bytes", "Current amount of the container swap usage in bytes. Reported only on non-windows systems", containerLabels, nil)
+	containerSwaps  = prometheus.NewDesc("container_swap_limit_bytes", "Current amount of the container swap limit in bytes. Reported only on non-windows systems", containerLabels, nil)
+	podSwap         = prometheus.NewDesc("pod_swap_usage_bytes", "Current amount of the pod swap usage in bytes. Reported only on non-windows systems", containerLabels[1:], nil)
 	startTime       = prometheus.NewDesc("container_start_time_seconds", "Start time of the container since unix epoch in seconds", containerLabels, nil)
 	scrapeError     = prometheus.NewDesc("resource_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise", nil, nil)
 )
 
 func (resourceCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{containerCPU, containerMemory, podCPU, podMemory, nodeCPU, nodeMemory, startTime, scrapeError} {
+	for _, d := range []*prometheus.Desc{containerCPU, containerMemory, containerSwap, containerSwaps, podSwap, podCPU, podMemory, nodeCPU, nodeMemory, startTime, scrapeError} {
 		out <- d
 	}
 }
@@ -129,7 +139,7 @@ func (c resourceCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	c.collectStarts(out)
 	type key struct{ namespace, pod string }
-	cpu, memory := map[key]float64{}, map[key]float64{}
+	cpu, memory, swap := map[key]float64{}, map[key]float64{}, map[key]float64{}
 	done := map[string]bool{} // a restarting container may be there twice
 	for _, s := range stats {
 		l := s.GetAttributes().GetLabels()
@@ -144,12 +154,21 @@ func (c resourceCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(containerCPU, prometheus.CounterValue, seconds, names...)
 		out <- prometheus.MustNewConstMetric(containerMemory, prometheus.GaugeValue, bytes, names...)
 		pod := key{l[labelPodNamespace], l[labelPodName]}
+		if s.GetSwap() != nil {
+			used, free := float64(s.Swap.GetSwapUsageBytes().GetValue()), float64(s.Swap.GetSwapAvailableBytes().GetValue())
+			out <- prometheus.MustNewConstMetric(containerSwap, prometheus.GaugeValue, used, names...)
+			out <- prometheus.MustNewConstMetric(containerSwaps, prometheus.GaugeValue, used+free, names...)
+			swap[pod] += used
+		}
 		cpu[pod] += seconds
 		memory[pod] += bytes
 	}
 	for pod := range cpu {
 		out <- prometheus.MustNewConstMetric(podCPU, prometheus.CounterValue, cpu[pod], pod.namespace, pod.pod)
 		out <- prometheus.MustNewConstMetric(podMemory, prometheus.GaugeValue, memory[pod], pod.namespace, pod.pod)
+		if used, known := swap[pod]; known {
+			out <- prometheus.MustNewConstMetric(podSwap, prometheus.GaugeValue, used, pod.namespace, pod.pod)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/api/qos"
+	"tinykube/api/requests"
 )
 
 // statusInput is all that a pod's status is derived from.
@@ -76,12 +77,45 @@ func podStatus(in statusInput) corev1.PodStatus {
 			status.Reason, status.Message = in.reason, in.message
 		}
 	}
+	if in.rejected { // there is nothing more to tell
+		return corev1.PodStatus{ObservedGeneration: status.ObservedGeneration, QOSClass: status.QOSClass, StartTime: status.StartTime,
+			Phase: status.Phase, Reason: status.Reason, Message: status.Message}
+	}
+	setResources(&status, in.pod)
 	setAddresses(&status, in)
 	setConditions(&status, in)
-	if in.rejected {
-		status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses = nil, nil, nil
-	}
+	shortenMessages(in.pod, &status)
 	return status
+}
+
+// setResources tells what the pod as a whole has been given.
+//
+// Simplified: it is what the pod asked for. Upstream reads what its group has.
+func setResources(status *corev1.PodStatus, pod *corev1.Pod) {
+	status.AllocatedResources = requests.Pod(pod)
+	status.Resources = &corev1.ResourceRequirements{Requests: requests.Pod(pod), Limits: requests.Limits(pod)}
+	if pod.Status.Phase == corev1.PodRunning { // a group has a limit when all that is in it have one
+		status.Resources.Limits = podLimits(pod)
+	}
+}
+
+// maxMessages bounds what all containers of a pod have to say at their end.
+const maxMessages = 12 << 10
+
+// shortenMessages gives each container its share, however much it has said.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/status normalizeStatus.
+func shortenMessages(pod *corev1.Pod, status *corev1.PodStatus) {
+	share := maxMessages / max(1, len(allContainers(pod)))
+	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses} {
+		for i := range list {
+			for _, ended := range []*corev1.ContainerStateTerminated{list[i].State.Terminated, list[i].LastTerminationState.Terminated} {
+				if ended != nil {
+					ended.Message = ended.Message[:min(len(ended.Message), share)]
+				}
+			}
+		}
+	}
 }
 
 // containerStatus derives one container's status from its observed lives.
@@ -93,7 +127,7 @@ func containerStatus(in statusInput, c *corev1.Container) corev1.ContainerStatus
 		}
 	}
 	started := false
-	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &started}
+	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &started, VolumeMounts: mountStatuses(c)}
 	lives := in.seen.attempts(c.Name)
 	if len(lives) == 0 {
 		return unseenStatus(in, c, old, out)
@@ -109,7 +143,6 @@ func containerStatus(in statusInput, c *corev1.Container) corev1.ContainerStatus
 	}
 	out.Resources = c.Resources.DeepCopy()
 	out.AllocatedResources = c.Resources.Requests.DeepCopy()
-	out.VolumeMounts = mountStatuses(c)
 	out.User = containerUser(latest)
 	out.State = containerState(latest)
 	if len(lives) > 1 && lives[1].exited() {
@@ -124,7 +157,7 @@ func containerStatus(in statusInput, c *corev1.Container) corev1.ContainerStatus
 	case latest.exited():
 		out.Ready = isInit(in.pod, c.Name) && !isSidecar(c) && latest.ExitCode == 0
 		// It waits for another life: the last one is history already.
-		if why := in.waiting[c.Name]; why != nil && !in.terminal {
+		if why := in.waiting[c.Name]; why != nil && !in.terminal && shouldStart(in.pod, c, latest) {
 			out.LastTerminationState = out.State
 			out.State = waitingState(why.reason, why.text)
 		}
@@ -188,28 +221,43 @@ func containerState(c *observedContainer) corev1.ContainerState {
 	return corev1.ContainerState{Terminated: t}
 }
 
-// terminationMessage is what the container left in its message file, or the
-// end of its log if it failed without a word and asked for that.
+// terminationMessage is what the runtime says of a container's end and, behind
+// it, the end of what the container left in its message file, or of its log if
+// it failed without a word and asked for that.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/kuberuntime convertToKubeContainerStatus.
 func terminationMessage(c *observedContainer) string {
 	const fileLimit, logLimit, logLines = 4096, 2048, 80
-	path := c.Annotations[annotationTerminationPath]
+	path, left := c.Annotations[annotationTerminationPath], ""
 	for _, m := range c.Mounts {
-		if path == "" || m.ContainerPath != path {
-			continue
-		}
-		if file, err := os.Open(m.HostPath); err == nil {
-			raw, _ := io.ReadAll(io.LimitReader(file, fileLimit))
-			file.Close()
-			if len(raw) > 0 {
-				return string(raw)
-			}
+		if path != "" && m.ContainerPath == path {
+			left = fileTail(m.HostPath, fileLimit)
 		}
 	}
 	fallback := c.Annotations[annotationTerminationPolicy] == string(corev1.TerminationMessageFallbackToLogsOnError)
-	if fallback && c.ExitCode != 0 {
-		return logTail(c.LogPath, logLines, logLimit)
+	if left == "" && fallback && c.ExitCode != 0 && c.Reason != "ContainerCannotRun" {
+		left = logTail(c.LogPath, logLines, logLimit)
 	}
-	return c.Message
+	if c.Message != "" && left != "" {
+		return c.Message + ": " + left
+	}
+	return c.Message + left
+}
+
+// fileTail is the end of a file; of one that cannot be read there is none.
+func fileTail(path string, limit int64) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	end, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return ""
+	}
+	raw := make([]byte, min(end, limit))
+	n, _ := file.ReadAt(raw, end-int64(len(raw))) // it may have become shorter
+	return string(raw[:n])
 }
 
 func mountStatuses(c *corev1.Container) []corev1.VolumeMountStatus {

@@ -107,6 +107,14 @@ func (k *Kubelet) podStats(ctx context.Context, worker *worker, s *runtimeapi.Po
 		addTo(&out.Memory.UsageBytes, one.Memory.UsageBytes)
 		addTo(&out.Memory.WorkingSetBytes, one.Memory.WorkingSetBytes)
 		addTo(&out.Memory.RSSBytes, one.Memory.RSSBytes)
+		if one.Swap != nil {
+			if out.Swap == nil {
+				out.Swap = &statsapi.SwapStats{Time: one.Swap.Time}
+			}
+			addTo(&out.Swap.SwapUsageBytes, one.Swap.SwapUsageBytes)
+		}
+		addTo(&out.Memory.PageFaults, one.Memory.PageFaults)
+		addTo(&out.Memory.MajorPageFaults, one.Memory.MajorPageFaults)
 		out.Containers = append(out.Containers, one)
 		use.containers = append(use.containers, containerUse{name: one.Name})
 	}
@@ -118,10 +126,13 @@ func (k *Kubelet) podStats(ctx context.Context, worker *worker, s *runtimeapi.Po
 		out.ProcessStats = &statsapi.ProcessStats{ProcessCount: n}
 	}
 	k.addFiles(pod, &use)
-	total, inodes := uint64(0), uint64(0)
+	total, inodes, disk := uint64(0), uint64(0), fsStats(k.cfg.RootDir)
 	for i := range out.Containers {
-		logs := fsOf(use.containers[i].logs)
+		logs := fsOf(use.containers[i].logs, disk)
 		out.Containers[i].Logs = &logs
+		if root := out.Containers[i].Rootfs; root != nil {
+			*root = roomOn(disk, *root)
+		}
 		for _, part := range []*statsapi.FsStats{&logs, out.Containers[i].Rootfs} {
 			if part != nil && part.UsedBytes != nil && part.InodesUsed != nil {
 				total, inodes = total+*part.UsedBytes, inodes+*part.InodesUsed
@@ -129,17 +140,26 @@ func (k *Kubelet) podStats(ctx context.Context, worker *worker, s *runtimeapi.Po
 		}
 	}
 	for name, v := range use.volumes {
-		out.VolumeStats = append(out.VolumeStats, statsapi.VolumeStats{Name: name, FsStats: fsOf(v)})
+		out.VolumeStats = append(out.VolumeStats, statsapi.VolumeStats{Name: name, FsStats: fsOf(v, disk)})
 		total, inodes = total+uint64(v.bytes), inodes+uint64(v.inodes)
 	}
 	out.VolumeStats = append(out.VolumeStats, k.volumes.csi.volumeStats(ctx, pod)...)
-	out.EphemeralStorage = &statsapi.FsStats{Time: now, UsedBytes: &total, InodesUsed: &inodes}
+	all := roomOn(disk, statsapi.FsStats{Time: now, UsedBytes: &total, InodesUsed: &inodes})
+	out.EphemeralStorage = &all
 	return out
 }
 
-func fsOf(use fsUse) statsapi.FsStats {
+func fsOf(use fsUse, disk *statsapi.FsStats) statsapi.FsStats {
 	bytes, inodes := uint64(use.bytes), uint64(use.inodes)
-	return statsapi.FsStats{Time: metav1.Now(), UsedBytes: &bytes, InodesUsed: &inodes}
+	return roomOn(disk, statsapi.FsStats{Time: metav1.Now(), UsedBytes: &bytes, InodesUsed: &inodes})
+}
+
+// roomOn adds to what something uses how much there is for all.
+func roomOn(disk *statsapi.FsStats, use statsapi.FsStats) statsapi.FsStats {
+	if disk != nil {
+		use.CapacityBytes, use.AvailableBytes, use.Inodes, use.InodesFree = disk.CapacityBytes, disk.AvailableBytes, disk.Inodes, disk.InodesFree
+	}
+	return use
 }
 
 func fsStats(path string) *statsapi.FsStats {

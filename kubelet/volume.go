@@ -71,6 +71,30 @@ func (v *volumes) setUp(ctx context.Context, f podFacts) (map[string]mountedVolu
 	return mounted, nil
 }
 
+// withUsedVolumes is the pod without the volumes that none of its containers
+// asks for: it does not wait for those.
+//
+// Upstream: kubernetes@v1.36 pkg/volume/util GetPodVolumeNames.
+func withUsedVolumes(pod *corev1.Pod) *corev1.Pod {
+	used := map[string]bool{}
+	for _, c := range allContainers(pod) {
+		for _, m := range c.VolumeMounts {
+			used[m.Name] = true
+		}
+		for _, d := range c.VolumeDevices {
+			used[d.Name] = true
+		}
+		for _, e := range c.Env {
+			if e.ValueFrom != nil && e.ValueFrom.FileKeyRef != nil {
+				used[e.ValueFrom.FileKeyRef.VolumeName] = true
+			}
+		}
+	}
+	out := *pod
+	out.Spec.Volumes = slices.DeleteFunc(slices.Clone(pod.Spec.Volumes), func(v corev1.Volume) bool { return !used[v.Name] })
+	return &out
+}
+
 func (v *volumes) setUpOne(ctx context.Context, f podFacts, volume *corev1.Volume) (mountedVolume, error) {
 	source, path := volume.VolumeSource, ""
 	switch {
@@ -98,8 +122,8 @@ func (v *volumes) setUpOne(ctx context.Context, f podFacts, volume *corev1.Volum
 	default:
 		return mountedVolume{}, fmt.Errorf("this kind of volume is not supported yet")
 	}
-	// What is secret never reaches a disk.
-	if source.Secret != nil || source.Projected != nil {
+	// What may be secret never reaches a disk.
+	if source.ConfigMap == nil {
 		if err := ensureTmpfs(path, v.defaultTmpfsBytes); err != nil {
 			return mountedVolume{}, err
 		}

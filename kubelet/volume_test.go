@@ -124,8 +124,8 @@ func TestVolumesFromTheAPI(t *testing.T) {
 		if err := unix.Stat(mounted["s"].path+"/password", &stat); err != nil || stat.Gid != 2000 {
 			t.Errorf("the secret's group: %d, %v", stat.Gid, err)
 		}
-		if mounts, _ := mountsBelow(v.podDir("uid-1")); len(mounts) != 1 {
-			t.Errorf("mounts: %v; want a tmpfs for the secret alone", mounts)
+		if mounts, _ := mountsBelow(v.podDir("uid-1")); len(mounts) != 2 {
+			t.Errorf("mounts: %v; want a tmpfs for the secret and one for the pod's facts", mounts)
 		}
 
 		// Nothing changed: nothing is written. Something did: all at once.
