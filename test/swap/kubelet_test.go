@@ -32,6 +32,8 @@ func TestRealKubelet(t *testing.T) {
 		t.Errorf("the real kubelet did not keep the containers:\n%s\nwere\n%s", after, before)
 	}
 	c.useKubelet("with-theirs")
+	c.comparePods()
+	c.compareNodeAPI()
 	kept := c.workersContainers("app=lasting")
 
 	c.onNode1("", "rm "+other)
