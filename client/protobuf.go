@@ -75,19 +75,24 @@ func (r *Resource[T]) protobufFrames(body io.Reader) func() (Event[T], error) {
 			return event, err
 		}
 		event.Type = watch.EventType(frame.Type)
-		raw, ok := bytes.CutPrefix(frame.Object.Raw, protobufMagic)
-		if !ok {
-			return event, fmt.Errorf("an object that does not begin with %q", protobufMagic)
-		}
-		var unknown runtime.Unknown
-		if err := unknown.Unmarshal(raw); err != nil {
-			return event, err
-		}
 		if event.Type == watch.Error {
 			event.Status = &metav1.Status{}
-			return event, event.Status.Unmarshal(unknown.Raw)
+			return event, decodeProtobuf(frame.Object.Raw, event.Status)
 		}
 		event.Object = r.new()
-		return event, any(event.Object).(unmarshaler).Unmarshal(unknown.Raw)
+		return event, decodeProtobuf(frame.Object.Raw, any(event.Object).(unmarshaler))
 	}
+}
+
+// decodeProtobuf reads one object with what stands before it.
+func decodeProtobuf(raw []byte, into unmarshaler) error {
+	raw, ok := bytes.CutPrefix(raw, protobufMagic)
+	if !ok {
+		return fmt.Errorf("an object that does not begin with %q", protobufMagic)
+	}
+	var unknown runtime.Unknown
+	if err := unknown.Unmarshal(raw); err != nil {
+		return err
+	}
+	return into.Unmarshal(unknown.Raw)
 }

@@ -1,11 +1,17 @@
 package client_test
 
 import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"tinykube/client"
 	"tinykube/internal/testenv"
@@ -48,5 +54,33 @@ func TestProtobufWatch(t *testing.T) {
 		if string(a.Type) != want || a.Type != b.Type || !equality.Semantic.DeepEqual(a.Object, b.Object) {
 			t.Errorf("want %s\n%s %+v\n%s %+v", want, a.Type, a.Object, b.Type, b.Object)
 		}
+	}
+}
+
+// A server may refuse in protobuf what was asked for in protobuf; then too the
+// error has its reason and its words.
+func TestProtobufError(t *testing.T) {
+	refusal := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no right")).ErrStatus
+	raw, err := refusal.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	envelope, err := (&runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: "v1", Kind: "Status"}, Raw: raw}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write(append([]byte("k8s\x00"), envelope...))
+	}))
+	defer server.Close()
+	api, err := client.New(&client.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.For(api, client.Pods).Protobuf().Watch(t.Context(), "default", metav1.ListOptions{})
+	if !apierrors.IsForbidden(err) || err.Error() != refusal.Message {
+		t.Errorf("%v, want %s", err, refusal.Message)
 	}
 }

@@ -175,7 +175,11 @@ func statusError(response *http.Response, r Request) error {
 	defer response.Body.Close()
 	raw, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
 	var status metav1.Status
-	if json.Unmarshal(raw, &status) == nil && status.Kind == "Status" && status.Status == metav1.StatusFailure {
+	isStatus := json.Unmarshal(raw, &status) == nil && status.Kind == "Status"
+	if inProtobuf(response) { // a real API server says no in the form that was asked for
+		isStatus = decodeProtobuf(raw, &status) == nil
+	}
+	if isStatus && status.Status == metav1.StatusFailure {
 		return &apierrors.StatusError{ErrStatus: status}
 	}
 	e := apierrors.NewGenericServerResponse(response.StatusCode, r.Method,
