@@ -449,6 +449,8 @@ func (c *client) removeOdd() error {
 	}
 	for _, one := range list.GetContainers() {
 		if id := one.GetId(); id != c.running && id != c.created && id != c.exited {
+			// A call that failed may have left one that still starts or runs.
+			_, _ = c.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id})
 			if _, err := c.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 				return err
 			}
