@@ -259,19 +259,9 @@ func partialAt(file *os.File, offset int64) bool {
 // of text are found near the end, however long the log is. Upstream counts
 // entries here, not lines.
 func logTail(path string, entries, limit int) string {
-	file, err := openLog(path)
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	end, err := file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return ""
-	}
-	raw := make([]byte, min(end, int64(64*limit+4*logPiece)))
-	n, _ := file.ReadAt(raw, end-int64(len(raw))) // what is there will do
-	lines := bytes.SplitAfter(raw[:n], []byte("\n"))
-	if int64(n) < end {
+	raw, whole := readTail(path, int64(64*limit+4*logPiece))
+	lines := bytes.SplitAfter(raw, []byte("\n"))
+	if !whole {
 		lines = lines[1:] // it begins somewhere in the middle
 	}
 	var text []byte
@@ -281,6 +271,23 @@ func logTail(path string, entries, limit int) string {
 		}
 	}
 	return string(text[max(0, len(text)-limit):])
+}
+
+// readTail reads the end of a file, and says whether that is all of it. Of a file
+// that cannot be read, or is none, there is nothing.
+func readTail(path string, limit int64) (raw []byte, whole bool) {
+	file, err := openLog(path)
+	if err != nil {
+		return nil, true
+	}
+	defer file.Close()
+	end, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, true
+	}
+	raw = make([]byte, min(end, limit))
+	n, _ := file.ReadAt(raw, end-int64(len(raw))) // it may have become shorter
+	return raw[:n], int64(n) == end
 }
 
 // rotateLog renames a log that is too long, asks the runtime to start another,

@@ -2,8 +2,6 @@ package kubelet
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -231,7 +229,8 @@ func terminationMessage(c *observedContainer) string {
 	path, left := c.Annotations[annotationTerminationPath], ""
 	for _, m := range c.Mounts {
 		if path != "" && m.ContainerPath == path {
-			left = fileTail(m.HostPath, fileLimit)
+			raw, _ := readTail(m.HostPath, fileLimit)
+			left = string(raw)
 		}
 	}
 	fallback := c.Annotations[annotationTerminationPolicy] == string(corev1.TerminationMessageFallbackToLogsOnError)
@@ -242,22 +241,6 @@ func terminationMessage(c *observedContainer) string {
 		return c.Message + ": " + left
 	}
 	return c.Message + left
-}
-
-// fileTail is the end of a file; of one that cannot be read there is none.
-func fileTail(path string, limit int64) string {
-	file, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	end, err := file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return ""
-	}
-	raw := make([]byte, min(end, limit))
-	n, _ := file.ReadAt(raw, end-int64(len(raw))) // it may have become shorter
-	return string(raw[:n])
 }
 
 func mountStatuses(c *corev1.Container) []corev1.VolumeMountStatus {
