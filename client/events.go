@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,8 +27,16 @@ const (
 	// further ones are dropped: events are advice, and must never slow down
 	// what they tell of.
 	recorderBuffer = 4000
-	// recorderMemory is how many distinct events a writer remembers for counting.
+	// recorderMemory is how many objects a writer remembers for counting.
 	recorderMemory = 1024
+	// recorderBurst is how many writes an object causes at once, recorderRefill
+	// after how long it has one more: a probe that fails every second must not
+	// write every second. What is not written is counted all the same.
+	recorderBurst  = 25
+	recorderRefill = 5 * time.Minute
+	// recorderSimilar is the first of an object's messages of one reason within
+	// the window that shares one event with those which follow.
+	recorderSimilar = 10
 	// recorderWindow is how long a repetition adds to the same event.
 	recorderWindow = 10 * time.Minute
 	recorderWrite  = 10 * time.Second
@@ -49,10 +58,27 @@ type sender struct {
 	queues [recorderWriters]chan *corev1.Event
 }
 
+// objectKey is what events are about, and on which host they were seen.
+type objectKey struct{ host, apiVersion, kind, namespace, name, uid string }
+
+// told is what a writer remembers of one object's events.
+type told struct {
+	allowed *rate.Limiter
+	reasons map[reasonKey]*similar
+	events  map[eventKey]*corev1.Event
+}
+
+type reasonKey struct{ eventType, reason string }
+
+// similar are the messages of one reason.
+type similar struct {
+	texts map[string]bool
+	last  time.Time
+}
+
 type eventKey struct {
-	uid                     types.UID
-	kind, key, field        string
-	eventType, reason, text string
+	reasonKey
+	field, text string
 }
 
 // NewRecorder makes a recorder that reports as component (on host, which may
@@ -118,7 +144,7 @@ func (r *sender) Run(ctx context.Context) error {
 }
 
 func (r *sender) send(ctx context.Context, queue <-chan *corev1.Event) error {
-	seen := map[eventKey]*corev1.Event{}
+	seen := map[objectKey]*told{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -137,24 +163,61 @@ func (r *sender) send(ctx context.Context, queue <-chan *corev1.Event) error {
 }
 
 // record writes an event, or raises the count of one that was seen before.
-func (r *sender) record(ctx context.Context, seen map[eventKey]*corev1.Event, event *corev1.Event) error {
-	key := eventKey{event.InvolvedObject.UID, event.InvolvedObject.Kind, event.Namespace + "/" + event.InvolvedObject.Name,
-		event.InvolvedObject.FieldPath, event.Type, event.Reason, event.Message}
-	before := seen[key]
-	if before != nil && event.LastTimestamp.Sub(before.LastTimestamp.Time) < recorderWindow {
-		before.Count++
-		before.LastTimestamp = event.LastTimestamp
-		patch, _ := json.Marshal(map[string]any{"count": before.Count, "lastTimestamp": before.LastTimestamp})
-		_, err := r.events.Patch(ctx, before.Namespace, before.Name, types.StrategicMergePatchType, patch)
+//
+// Upstream: kubernetes@v1.36 staging/src/k8s.io/client-go/tools/record/events_cache.go EventCorrelator.
+func (r *sender) record(ctx context.Context, seen map[objectKey]*told, event *corev1.Event) error {
+	about := event.InvolvedObject
+	object := objectKey{event.Source.Host, about.APIVersion, about.Kind, about.Namespace, about.Name, string(about.UID)}
+	of := seen[object]
+	if of == nil {
+		if len(seen) >= recorderMemory {
+			clear(seen) // worst case: a repetition becomes a second event
+		}
+		of = &told{rate.NewLimiter(rate.Every(recorderRefill), recorderBurst), map[reasonKey]*similar{}, map[eventKey]*corev1.Event{}}
+		seen[object] = of
+	}
+	now := event.LastTimestamp
+	kept, repeated := of.count(event)
+	if !of.allowed.AllowN(now.Time, 1) {
+		return nil
+	}
+	if repeated {
+		patch, _ := json.Marshal(map[string]any{"count": kept.Count, "lastTimestamp": now, "message": kept.Message})
+		_, err := r.events.Patch(ctx, kept.Namespace, kept.Name, types.StrategicMergePatchType, patch)
 		if !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
-	if len(seen) >= recorderMemory {
-		clear(seen) // worst case: a repetition becomes a second event
-	}
-	seen[key] = event
-	r.events.setKind(event)
+	r.events.setKind(kept)
 	// The answer holds nothing that we do not know, so it is not decoded.
-	return r.events.client.DoInto(ctx, Request{Method: http.MethodPost, Path: r.events.Path(event.Namespace, "")}, event, nil)
+	return r.events.client.DoInto(ctx, Request{Method: http.MethodPost, Path: r.events.Path(kept.Namespace, "")}, kept, nil)
+}
+
+// count is the event as it now stands, and whether it is an older one which
+// has come again. Too many messages of one reason become one event, which has
+// the text of the last.
+func (t *told) count(event *corev1.Event) (kept *corev1.Event, repeated bool) {
+	now := event.LastTimestamp
+	reason := reasonKey{event.Type, event.Reason}
+	alike := t.reasons[reason]
+	if alike == nil || now.Sub(alike.last) > recorderWindow {
+		alike = &similar{texts: map[string]bool{}}
+		t.reasons[reason] = alike
+	}
+	alike.last = now.Time
+	key := eventKey{reason, event.InvolvedObject.FieldPath, event.Message}
+	if alike.texts[event.Message] || len(alike.texts)+1 < recorderSimilar {
+		alike.texts[event.Message] = true
+	} else {
+		key.field, key.text = "", ""
+		event.Message = "(combined from similar events): " + event.Message
+	}
+	before := t.events[key]
+	if before == nil || now.Sub(before.LastTimestamp.Time) >= recorderWindow {
+		t.events[key] = event
+		return event, false
+	}
+	before.Count++
+	before.LastTimestamp, before.Message = now, event.Message
+	return before, true
 }
