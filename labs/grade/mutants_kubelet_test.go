@@ -1,5 +1,3 @@
-//go:build mutants
-
 package grade
 
 const (
@@ -43,7 +41,7 @@ var kubeletMutants = []mutant{
 	{"13", "starts only the first init container", workerFile,
 		"!initialized {\n\t\treturn plan", "!initialized {\n\t\treturn podPlan{}", "init containers run one after the other"},
 	{"13", "takes a sidecar for any init container", workerFile,
-		"if isSidecar(c) {", "if false {", "a sidecar runs on"},
+		"if isSidecar(c) {\n\t\t\tif latest", "if false {\n\t\t\tif latest", "a sidecar runs on"},
 	{"13", "never starts anything a second time", workerFile,
 		"planContainer(&plan, pod, &pod.Spec.Containers[i], seen, verdictOf)", "if seen.latest(pod.Spec.Containers[i].Name) == nil {\n\t\t\tplanContainer(&plan, pod, &pod.Spec.Containers[i], seen, verdictOf)\n\t\t}",
 		"what ends is started again"},

@@ -1,5 +1,3 @@
-//go:build mutants
-
 package grade
 
 const scoreFile = "scheduler/plugins/score.go"
