@@ -6,8 +6,8 @@
 //	             ▼                                             ▼
 //	┌──────────────────────────── cri ─────────────────────────────────┐
 //	│ sandbox.go  container.go  image.go            stream.go  exec.go │
-//	│     │            │            │                       io.go      │
-//	│  cni.go       spec.go ◀── user.go, confine.go         log.go     │
+//	│     │            │        pull.go                     io.go      │
+//	│  cni.go       spec.go ◀── user.go, confine.go, userns.go  log.go │
 //	│  netns_linux.go  (pure)                                          │
 //	└─────┼────────────┼────────────┼──────────────────────────▲───────┘
 //	      ▼ exec       ▼ gRPC: records, snapshots, tasks       │ FIFOs
@@ -38,10 +38,15 @@
 //
 // # What it refuses
 //
-// CDI devices, AppArmor profiles, checkpoints: each is answered with an error that says so, since a
-// pod that runs without what it asked for is worse than one that does not.
+// CDI devices, AppArmor profiles, checkpoints: each is answered with an error
+// that says so, since a pod that runs without what it asked for is worse than
+// one that does not. Of an image only what is bounded is read, as if the image
+// were the root: user.go, fillVolumes, imagevolume.go.
 // It does not know pods beyond their sandbox, does not restart anything, does
 // not rotate logs and does not probe: all that is the kubelet's.
+//
+// The rest is what kubelets ask beside that: stats.go, metrics.go and diskio.go
+// (out of cgroup.go's counters), events.go, status.go.
 //
 // Start reading at RunPodSandbox, then containerSpec, then recover.
 //

@@ -23,27 +23,34 @@
 //
 // A pod's way through the files:
 //
-//	static.go, sync.go       who wants it
-//	worker.go                its life as a state machine: bring up, end, vanish
-//	bringup.go, plan.go      the next step towards running
-//	sandbox.go, container.go what is asked of the runtime (with env.go, facts.go,
-//	                         security.go, resources.go, dns.go, hosts.go, image.go)
-//	volume*.go, mount_linux.go, cgroup.go
-//	csi.go                   volumes of drivers (csi_record.go: what of them is on disk;
-//	                         csi_registry.go, csi_node.go: which drivers there are)
-//	probe.go, hooks.go       what is asked of the container
-//	terminate.go, gc.go      the end
-//	status.go, status_writer.go
+//	static*.go, sync.go        who wants it
+//	worker.go                  its life: bring up, end, vanish
+//	admit.go, preempt.go       whether it may run here, and who makes room for it
+//	bringup.go, plan.go        the next step towards running (backoff.go: or not yet)
+//	runtime.go, relist.go      what there is, and how we hear that it changed
+//	sandbox.go, container.go   what is asked of the runtime, made of
+//	    env*.go, expand.go, facts.go       variables, and what a pod may know of itself
+//	    security.go, userns.go             who it is, and what it may
+//	    resources.go, cgroup*.go           what it gets
+//	    dns.go, hosts.go, image.go         its names, its image
+//	    volume*.go, mount_linux.go         its files (objects.go: read from the API)
+//	    csi*.go                            those that drivers bring: csi.go says the order
+//	probe*.go, hooks.go        what is asked of a container, and told to it
+//	terminate.go, gc.go        the end, and what is left
+//	status.go, status_writer.go, mirror.go what the API is told
 //
-// and beside the pods: node.go and nodestatus.go (the Node and its Lease),
-// server.go, auth.go, stream.go, log.go, stats.go, summary.go (the node API on
-// 10250), certificates.go (who the kubelet is), and what keeps the node itself
-// alive: measure.go, eviction*.go, imagegc.go, preempt.go, shutdown.go.
+// and beside the pods:
+//
+//	kubelet.go, config*.go     the parts and how they are joined; its settings
+//	node.go, nodestatus.go     the Node and its Lease
+//	server.go, auth.go, stream.go, log.go, stats.go, summary.go   the node API on 10250
+//	certificates.go            who the kubelet is
+//	measure.go, eviction*.go, imagegc.go, shutdown.go   what keeps the node itself alive
 //
 // What it refuses to do: it never runs CNI (the runtime does), never talks to
 // etcd, never schedules, and never ends a pod because the API server is away.
 //
-// Start reading at worker.go.
+// Start reading at worker.go, then plan.go, then bringup.go.
 //
-// Book: docs/13-the-kubelet-alone.md
+// Book: docs/13-the-kubelet-alone.md, and 14 (mirror.go), 15 (probe.go), 16 (cgroup.go, eviction.go)
 package kubelet
