@@ -1,14 +1,15 @@
 package cri
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"encoding/json"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/pkg/cap"
@@ -59,7 +60,7 @@ func confine(spec *specs.Spec, in specInput, sc *runtimeapi.LinuxContainerSecuri
 	for i, device := range in.Devices {
 		spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices, specs.LinuxDeviceCgroup{
 			Allow: true, Type: device.Type, Major: &in.Devices[i].Major, Minor: &in.Devices[i].Minor,
-			Access: firstNonEmpty(devicePermissions(in.Config, device.Path), "rwm"),
+			Access: cmp.Or(devicePermissions(in.Config, device.Path), "rwm"),
 		})
 	}
 	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = sc.GetMaskedPaths(), sc.GetReadonlyPaths()
@@ -98,11 +99,7 @@ func capabilities(sc *runtimeapi.LinuxContainerSecurityContext, own []string) *s
 		delete(set, name)
 	}
 	delete(set, "ALL")
-	list := make([]string, 0, len(set))
-	for name := range set {
-		list = append(list, name)
-	}
-	slices.Sort(list)
+	list := slices.Sorted(maps.Keys(set))
 	return &specs.LinuxCapabilities{Bounding: list, Effective: list, Permitted: list,
 		Ambient: normalize(sc.GetCapabilities().GetAddAmbientCapabilities())}
 }

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -352,9 +353,7 @@ func (s *Server) ReopenContainerLog(_ context.Context, r *runtimeapi.ReopenConta
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	io := c.io
-	c.mu.Unlock()
+	io := c.output()
 	if _, running := c.running(); !running || io == nil {
 		return nil, fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrFailedPrecondition)
 	}
@@ -403,7 +402,7 @@ func (c *container) toStatus() *runtimeapi.ContainerStatus {
 	status := &runtimeapi.ContainerStatus{
 		Id: c.ID, Metadata: c.Config.GetMetadata(), State: s.state(), CreatedAt: c.CreatedAt,
 		StartedAt: s.StartedAt, FinishedAt: s.FinishedAt, ExitCode: s.ExitCode, Reason: s.Reason, Message: s.Message,
-		Image: &runtimeapi.ImageSpec{Image: firstNonEmpty(c.Config.GetImage().GetUserSpecifiedImage(), c.Config.GetImage().GetImage()),
+		Image: &runtimeapi.ImageSpec{Image: cmp.Or(c.Config.GetImage().GetUserSpecifiedImage(), c.Config.GetImage().GetImage()),
 			Annotations: c.Config.GetImage().GetAnnotations()},
 		ImageRef: c.ImageRef, ImageId: c.ImageID,
 		Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(), Mounts: c.Config.GetMounts(), LogPath: c.LogPath,

@@ -137,51 +137,58 @@ func (d *daemon) update(ctx context.Context, id, name string, value any) error {
 	return err
 }
 
-// updateSpec is update for the OCI spec, so that a restart would find it.
-func (d *daemon) updateSpec(ctx context.Context, id string, change func(*specs.Spec)) error {
+// spec reads the OCI spec of a container.
+func (d *daemon) spec(ctx context.Context, id string) (*specs.Spec, error) {
 	record, err := d.ContainerService().Get(ctx, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(record.Spec.GetValue(), &spec); err != nil {
-		return err
-	}
-	change(&spec)
-	record.Spec, err = typeurl.MarshalAny(&spec)
+	spec := &specs.Spec{}
+	return spec, json.Unmarshal(record.Spec.GetValue(), spec)
+}
+
+// updateSpec is update for the OCI spec, so that a restart would find it.
+func (d *daemon) updateSpec(ctx context.Context, id string, change func(*specs.Spec)) error {
+	spec, err := d.spec(ctx, id)
 	if err != nil {
 		return err
 	}
-	_, err = d.ContainerService().Update(ctx, containers.Container{ID: id, Spec: record.Spec}, "spec")
+	change(spec)
+	changed, err := typeurl.MarshalAny(spec)
+	if err != nil {
+		return err
+	}
+	_, err = d.ContainerService().Update(ctx, containers.Container{ID: id, Spec: changed}, "spec")
 	return err
 }
 
-// prepare makes the writable layer on top of an image, unpacking the image's
-// layers first if nobody has.
+// prepare makes the writable layer on top of an image.
 func (d *daemon) prepare(ctx context.Context, id string, img *imageInfo, options ...snapshots.Opt) error {
-	service := d.SnapshotService(d.snapshotter)
-	parent := identity.ChainID(img.diffIDs).String()
-	_, err := service.Prepare(ctx, id, parent, options...)
-	if errdefs.IsNotFound(err) {
-		if err := d.unpack(ctx, img); err != nil {
-			return err
-		}
-		_, err = service.Prepare(ctx, id, parent, options...)
-	}
-	return err
+	return d.onLayers(ctx, img, func(parent string) error {
+		_, err := d.SnapshotService(d.snapshotter).Prepare(ctx, id, parent, options...)
+		return err
+	})
 }
 
 // view is prepare without a writable layer.
-func (d *daemon) view(ctx context.Context, key string, img *imageInfo, options ...snapshots.Opt) ([]mount.Mount, error) {
-	service, parent := d.SnapshotService(d.snapshotter), identity.ChainID(img.diffIDs).String()
-	mounts, err := service.View(ctx, key, parent, options...)
-	if errdefs.IsNotFound(err) {
-		if err := d.unpack(ctx, img); err != nil {
-			return nil, err
-		}
-		mounts, err = service.View(ctx, key, parent, options...)
-	}
+func (d *daemon) view(ctx context.Context, key string, img *imageInfo, options ...snapshots.Opt) (mounts []mount.Mount, err error) {
+	err = d.onLayers(ctx, img, func(parent string) (err error) {
+		mounts, err = d.SnapshotService(d.snapshotter).View(ctx, key, parent, options...)
+		return err
+	})
 	return mounts, err
+}
+
+// onLayers builds upon an image's layers, which are unpacked first if nobody has.
+func (d *daemon) onLayers(ctx context.Context, img *imageInfo, build func(parent string) error) error {
+	parent := identity.ChainID(img.diffIDs).String()
+	err := build(parent)
+	if errdefs.IsNotFound(err) {
+		if err = d.unpack(ctx, img); err == nil {
+			err = build(parent)
+		}
+	}
+	return err
 }
 
 func (d *daemon) unpack(ctx context.Context, img *imageInfo) error {

@@ -3,6 +3,7 @@ package cri
 import (
 	"bufio"
 	"bytes"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -42,9 +43,7 @@ func readIO(path string, v2 bool) map[string]deviceIO {
 			if devices[device] == nil {
 				devices[device] = deviceIO{}
 			}
-			for word, n := range numbers {
-				devices[device][word] = n
-			}
+			maps.Copy(devices[device], numbers)
 		}
 	}
 	return devices

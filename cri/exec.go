@@ -3,13 +3,13 @@ package cri
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -133,17 +133,13 @@ func (s *Server) exec(ctx context.Context, c *container, e execution) (uint32, e
 // execProcess is the container's own process with another command: the same
 // user, environment, directory and confinement.
 func (s *Server) execProcess(ctx context.Context, c *container, e execution) (*specs.Process, error) {
-	record, err := s.daemon.ContainerService().Get(ctx, c.ID)
+	spec, err := s.daemon.spec(ctx, c.ID)
 	if err != nil {
-		return nil, err
-	}
-	var spec specs.Spec
-	if err := json.Unmarshal(record.Spec.GetValue(), &spec); err != nil {
 		return nil, err
 	}
 	process := spec.Process
 	process.Args, process.Terminal, process.ConsoleSize = e.command, e.terminal, nil
-	if e.terminal && !slices.ContainsFunc(process.Env, func(v string) bool { return len(v) > 5 && v[:5] == "TERM=" }) {
+	if e.terminal && !slices.ContainsFunc(process.Env, func(v string) bool { return strings.HasPrefix(v, "TERM=") && v != "TERM=" }) {
 		process.Env = append(process.Env, "TERM=xterm")
 	}
 	return process, nil

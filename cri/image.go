@@ -217,11 +217,7 @@ func (s *imageService) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatu
 	}
 	response := &runtimeapi.ImageStatusResponse{Image: info.toCRI()}
 	if r.GetVerbose() {
-		verbose, err := json.Marshal(map[string]any{"imageSpec": map[string]any{"config": info.config, "rootfs": info.diffIDs}})
-		if err != nil {
-			return nil, err
-		}
-		response.Info = map[string]string{"info": string(verbose)}
+		response.Info = infoJSON(map[string]any{"imageSpec": map[string]any{"config": info.config, "rootfs": info.diffIDs}})
 	}
 	return response, nil
 }

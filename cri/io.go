@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -149,16 +151,13 @@ const attachPatience = 10 * time.Second
 func (c *containerIO) broadcast(stream string, chunk []byte) {
 	c.mu.Lock()
 	c.spoke = true
-	clients := make([]*client, 0, len(c.clients))
-	for cl := range c.clients {
-		clients = append(clients, cl)
-	}
+	clients := slices.Collect(maps.Keys(c.clients))
 	c.mu.Unlock()
 	if len(clients) == 0 {
 		return
 	}
 	// Copied once: the client may still write it out when we read again.
-	data := append([]byte(nil), chunk...)
+	data := slices.Clone(chunk)
 	for _, cl := range clients {
 		patience := time.NewTimer(attachPatience)
 		select {

@@ -131,7 +131,7 @@ func (s *Server) catchUp(ctx context.Context, c *container, task *tasktypes.Proc
 	}
 	switch task.GetStatus() {
 	case tasktypes.Status_RUNNING, tasktypes.Status_PAUSED, tasktypes.Status_PAUSING:
-		if !c.hasIO() {
+		if c.output() == nil {
 			if err := s.openIO(ctx, c); err != nil {
 				return err
 			}

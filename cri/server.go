@@ -182,10 +182,7 @@ func (s *Server) waitForDaemon(ctx context.Context) error {
 // ends, and the next Run continues.
 func (s *Server) letGo() {
 	for _, c := range s.containers.list() {
-		c.mu.Lock()
-		io := c.io
-		c.mu.Unlock()
-		if io != nil {
+		if io := c.output(); io != nil {
 			io.close()
 		}
 	}

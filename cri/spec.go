@@ -1,8 +1,10 @@
 package cri
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"sort"
@@ -81,7 +83,7 @@ func containerSpec(in specInput) (*specs.Spec, error) {
 		Terminal:        cfg.GetTty(),
 		Args:            args,
 		Env:             environment(cfg, in.Image, in.Sandbox.Hostname),
-		Cwd:             path.Join("/", firstNonEmpty(cfg.GetWorkingDir(), in.Image.WorkingDir)),
+		Cwd:             path.Join("/", cmp.Or(cfg.GetWorkingDir(), in.Image.WorkingDir)),
 		User:            in.User,
 		NoNewPrivileges: sc.GetNoNewPrivs(),
 	}
@@ -98,7 +100,7 @@ func containerSpec(in specInput) (*specs.Spec, error) {
 	}
 	spec.Annotations["io.kubernetes.cri.container-type"] = "container"
 	spec.Annotations["io.kubernetes.cri.container-name"] = cfg.GetMetadata().GetName()
-	spec.Annotations["io.kubernetes.cri.image-name"] = firstNonEmpty(cfg.GetImage().GetUserSpecifiedImage(), cfg.GetImage().GetImage())
+	spec.Annotations["io.kubernetes.cri.image-name"] = cmp.Or(cfg.GetImage().GetUserSpecifiedImage(), cfg.GetImage().GetImage())
 	return spec, nil
 }
 
@@ -114,7 +116,7 @@ func sandboxSpec(in specInput) (*specs.Spec, error) {
 	spec := baseSpec(in)
 	spec.Root.Readonly = true
 	spec.Process = &specs.Process{
-		Args: args, Env: append([]string{defaultPath}, in.Image.Env...), Cwd: firstNonEmpty(in.Image.WorkingDir, "/"),
+		Args: args, Env: append([]string{defaultPath}, in.Image.Env...), Cwd: cmp.Or(in.Image.WorkingDir, "/"),
 		User: in.User, NoNewPrivileges: true,
 	}
 	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}}
@@ -239,7 +241,7 @@ func containerNamespaces(in specInput, options *runtimeapi.NamespaceOption) []sp
 	// Joining pause's namespace is right for NODE as well, where pause is in
 	// the host's: containers always have what their pod has.
 	list = append(list,
-		specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: firstNonEmpty(in.Sandbox.NetNS, of(in.SandboxPid, "net"))},
+		specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: cmp.Or(in.Sandbox.NetNS, of(in.SandboxPid, "net"))},
 		specs.LinuxNamespace{Type: specs.IPCNamespace, Path: of(in.SandboxPid, "ipc")},
 		specs.LinuxNamespace{Type: specs.UTSNamespace, Path: of(in.SandboxPid, "uts")})
 	switch options.GetPid() {
@@ -351,9 +353,7 @@ func podSysctls(asked map[string]string, options *runtimeapi.NamespaceOption, us
 			sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
 		}
 	}
-	for key, value := range asked {
-		sysctls[key] = value
-	}
+	maps.Copy(sysctls, asked)
 	return sysctls
 }
 
@@ -390,9 +390,9 @@ func linuxResources(r *runtimeapi.LinuxContainerResources, host hostFacts) *spec
 func cgroupsPath(in specInput) string {
 	parent := in.Sandbox.Config.GetLinux().GetCgroupParent()
 	if in.Host.SystemdCgroup {
-		return path.Base(firstNonEmpty(parent, "system.slice")) + ":cri-containerd:" + in.ID
+		return path.Base(cmp.Or(parent, "system.slice")) + ":cri-containerd:" + in.ID
 	}
-	return path.Join("/", firstNonEmpty(parent, namespace), in.ID)
+	return path.Join("/", cmp.Or(parent, namespace), in.ID)
 }
 
 // setOOMScore keeps the wish within what we may grant.
@@ -434,15 +434,6 @@ const maxNames = 16 << 10
 
 func badPorts(m *runtimeapi.PortMapping) bool {
 	return m.GetHostPort() < 0 || m.GetHostPort() > 65535 || m.GetContainerPort() < 0 || m.GetContainerPort() > 65535
-}
-
-func firstNonEmpty(values ...string) string {
-	for _, value := range values {
-		if value != "" {
-			return value
-		}
-	}
-	return ""
 }
 
 func nonZero[T int64 | uint64](value T) *T {

@@ -160,10 +160,11 @@ func (c *container) set(status containerStatus) {
 	}
 }
 
-func (c *container) hasIO() bool {
+// output is nil when the container does not run, or is not read.
+func (c *container) output() *containerIO {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.io != nil
+	return c.io
 }
 
 func (s containerStatus) state() runtimeapi.ContainerState {

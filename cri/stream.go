@@ -125,9 +125,7 @@ func (r *streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out
 	if err != nil {
 		return err
 	}
-	c.mu.Lock()
-	io := c.io
-	c.mu.Unlock()
+	io := c.output()
 	if io == nil {
 		return fmt.Errorf("container %s has no output: %w", c.ID, errdefs.ErrFailedPrecondition)
 	}
