@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"hash/fnv"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,11 +56,39 @@ type staticPods struct {
 	log      *slog.Logger
 	changed  func() // called after a scan that changed something
 	remote   remotePods
+	podSet
 
-	mu    sync.Mutex // guards what follows
-	pods  map[types.UID]*corev1.Pod
-	files map[string]staticFile // by path
-	read  bool                  // the first scan is done
+	files map[string]staticFile // by path; owned by scan
+}
+
+// podSet is the pods of a source, and whether it has been read at all: before
+// that, nobody may conclude that a pod is not wanted.
+type podSet struct {
+	mu   sync.Mutex // guards what follows
+	pods map[types.UID]*corev1.Pod
+	read bool
+}
+
+func (s *podSet) list() (pods []*corev1.Pod, read bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.pods)), s.read
+}
+
+// replace takes over what was read and says whether it differs. A pod that is
+// known stays the same object: only what was said of it first counts.
+func (s *podSet) replace(pods []*corev1.Pod) (changed bool) {
+	next := map[types.UID]*corev1.Pod{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range pods {
+		if next[p.UID] = s.pods[p.UID]; next[p.UID] == nil {
+			next[p.UID], changed = p, true
+		}
+	}
+	changed = changed || !s.read || len(next) != len(s.pods)
+	s.pods, s.read = next, true
+	return changed
 }
 
 // staticFile remembers a file that has been read, so that an unchanged one
@@ -72,12 +102,11 @@ type staticFile struct {
 
 // scanFirst makes the source complete before anything is concluded from it.
 func (s *staticPods) scanFirst() {
-	if s.path != "" {
-		s.scan()
+	if s.path == "" {
+		s.replace(nil)
+		return
 	}
-	s.mu.Lock()
-	s.read = s.read || s.path == ""
-	s.mu.Unlock()
+	s.scan()
 }
 
 // run scans until ctx ends.
@@ -134,16 +163,11 @@ func (s *staticPods) openWatch() *fsnotify.Watcher {
 	return nil
 }
 
-// list returns the pods that should run, and whether the source has been read
-// at all: before that, nobody may conclude that a pod is not wanted.
+// list returns the pods that should run, and whether all has been read.
 func (s *staticPods) list() ([]*corev1.Pod, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out, read := s.remote.list()
-	for _, p := range s.pods {
-		out = append(out, p)
-	}
-	return out, read && s.read
+	own, read := s.podSet.list()
+	remote, remoteRead := s.remote.list()
+	return append(own, remote...), read && (remoteRead || s.remote.url == "")
 }
 
 // scan reads the directory and says whether the pods changed.
@@ -154,22 +178,16 @@ func (s *staticPods) scan() bool {
 		s.log.Warn("static pod path not readable", "err", err)
 		return false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	files, pods := map[string]staticFile{}, map[types.UID]*corev1.Pod{}
+	files, pods := map[string]staticFile{}, []*corev1.Pod(nil)
 	for _, path := range paths {
 		f := s.load(path)
 		files[path] = f
 		if f.pod != nil {
-			pods[f.pod.UID] = f.pod
+			pods = append(pods, f.pod)
 		}
 	}
-	changed := !s.read || len(pods) != len(s.pods)
-	for uid := range pods {
-		changed = changed || s.pods[uid] == nil
-	}
-	s.files, s.pods, s.read = files, pods, true
-	return changed
+	s.files = files
+	return s.replace(pods)
 }
 
 // manifestPaths lists what to read. Dotfiles are somebody's work in progress,
@@ -240,14 +258,19 @@ func readManifest(path, nodeName string) (*corev1.Pod, error) {
 		return nil, err
 	}
 	defer file.Close()
-	raw, err := io.ReadAll(io.LimitReader(file, maxManifestBytes+1))
+	raw, err := readBounded(file)
 	if err != nil {
 		return nil, err
 	}
-	if len(raw) > maxManifestBytes {
-		return nil, fmt.Errorf("larger than %d bytes", maxManifestBytes)
-	}
 	return parseStaticPod(raw, sourceFile, path, nodeName)
+}
+
+func readBounded(manifest io.Reader) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(manifest, maxManifestBytes+1))
+	if err == nil && len(raw) > maxManifestBytes {
+		err = fmt.Errorf("larger than %d bytes", maxManifestBytes)
+	}
+	return raw, err
 }
 
 // parseStaticPod turns a manifest into the pod that this node runs.
@@ -275,8 +298,8 @@ func parseStaticPod(raw []byte, source, path, nodeName string) (*corev1.Pod, err
 		}
 		pod.UID = uid
 	}
-	pod.Name = or(pod.Name, pod.GenerateName) + "-" + strings.ToLower(nodeName)
-	pod.Namespace = or(pod.Namespace, metav1.NamespaceDefault)
+	pod.Name = cmp.Or(pod.Name, pod.GenerateName) + "-" + strings.ToLower(nodeName)
+	pod.Namespace = cmp.Or(pod.Namespace, metav1.NamespaceDefault)
 	pod.Spec.NodeName = nodeName
 	if pod.Annotations == nil {
 		pod.Annotations = map[string]string{}

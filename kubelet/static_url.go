@@ -3,15 +3,11 @@ package kubelet
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 )
 
@@ -27,10 +23,7 @@ type remotePods struct {
 	period        time.Duration
 	log           *slog.Logger
 	changed       func()
-
-	mu   sync.Mutex // guards what follows
-	pods map[types.UID]*corev1.Pod
-	read bool
+	podSet
 }
 
 const remoteTimeout = 10 * time.Second
@@ -54,35 +47,11 @@ func (r *remotePods) run(ctx context.Context) error {
 	return nil
 }
 
-// take replaces the pods and tells of it if they differ. A pod that is known
-// stays the same object: only what was said of it first counts.
+// take replaces the pods and tells of it if they differ.
 func (r *remotePods) take(pods []*corev1.Pod) {
-	next := map[types.UID]*corev1.Pod{}
-	r.mu.Lock()
-	changed := !r.read || len(pods) != len(r.pods)
-	for _, p := range pods {
-		if known := r.pods[p.UID]; known != nil {
-			p = known
-		} else {
-			changed = true
-		}
-		next[p.UID] = p
-	}
-	r.pods, r.read = next, true
-	r.mu.Unlock()
-	if changed {
+	if r.replace(pods) {
 		r.changed()
 	}
-}
-
-// list returns the pods, and whether the URL was ever read, if there is one.
-func (r *remotePods) list() (out []*corev1.Pod, read bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, p := range r.pods {
-		out = append(out, p)
-	}
-	return out, r.read || r.url == ""
 }
 
 func (r *remotePods) fetch(ctx context.Context) ([]*corev1.Pod, error) {
@@ -100,16 +69,14 @@ func (r *remotePods) fetch(ctx context.Context) ([]*corev1.Pod, error) {
 		return nil, err
 	}
 	defer answer.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxManifestBytes+1))
+	raw, err := readBounded(answer.Body)
 	switch {
+	case answer.StatusCode != http.StatusOK:
+		return nil, errors.New(answer.Status)
 	case err != nil:
 		return nil, err
-	case answer.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("%s", answer.Status)
 	case len(raw) == 0:
 		return nil, errors.New("zero-length data received")
-	case len(raw) > maxManifestBytes:
-		return nil, fmt.Errorf("larger than %d bytes", maxManifestBytes)
 	}
 	return parseRemote(raw, r.url, r.nodeName)
 }
