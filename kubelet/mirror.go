@@ -84,10 +84,7 @@ func (k *Kubelet) syncMirrors(ctx context.Context) error {
 	pods := client.For(k.client, client.Pods)
 	var failures error
 	for _, m := range plan.remove {
-		now, uid := int64(0), m.UID
-		err := pods.Delete(ctx, m.Namespace, m.Name, metav1.DeleteOptions{
-			GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid}})
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		if err := deleteNow(ctx, pods, m); err != nil {
 			failures = errors.Join(failures, fmt.Errorf("delete mirror %s: %w", client.Key(m), err))
 		}
 	}

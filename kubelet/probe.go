@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -78,16 +79,6 @@ func newProbes(k *Kubelet) *probes {
 			Help: "Duration in seconds for a probe response."}, []string{"probe_type", "container", "pod", "namespace"})}
 }
 
-func probesOf(c *corev1.Container) map[probeKind]*corev1.Probe {
-	out := map[probeKind]*corev1.Probe{}
-	for kind, p := range map[probeKind]*corev1.Probe{startupProbe: c.StartupProbe, livenessProbe: c.LivenessProbe, readinessProbe: c.ReadinessProbe} {
-		if p != nil {
-			out[kind] = p
-		}
-	}
-	return out
-}
-
 // follow makes the running containers of a pod be probed, and only those.
 func (p *probes) follow(w *worker, pod *corev1.Pod, seen *observedPod) {
 	told := w.publishedStatus()
@@ -103,46 +94,46 @@ func (p *probes) follow(w *worker, pod *corev1.Pod, seen *observedPod) {
 		if p.results[latest.Id] == nil {
 			results := &probeResults{pod: pod.UID, has: map[probeKind]bool{}}
 			p.results[latest.Id] = results
-			for kind, probe := range probesOf(c) {
-				results.has[kind] = true
-				if p.k.cfg.Hollow {
-					yes := true
-					*results.of(kind) = &yes // nobody is there to be asked
-					continue
+			for kind, probe := range map[probeKind]*corev1.Probe{startupProbe: c.StartupProbe, livenessProbe: c.LivenessProbe, readinessProbe: c.ReadinessProbe} {
+				switch results.has[kind] = probe != nil; {
+				case probe == nil:
+				case p.k.cfg.Hollow:
+					*results.of(kind) = to(true) // nobody is there to be asked
+				default:
+					p.start(w, pod, c, latest, kind, probe)
 				}
-				p.start(w, pod, c, latest, kind, probe)
 			}
 			results.inherit(told, latest)
 		}
 	}
-	for id, r := range p.results {
-		if r.pod == pod.UID && !alive[id] {
-			delete(p.results, id)
+	maps.DeleteFunc(p.results, func(id string, r *probeResults) bool { return r.pod == pod.UID && !alive[id] })
+	p.stop(func(key probeKey, id string) bool { return key.pod == pod.UID && !alive[id] })
+}
+
+// stop ends some probers. The caller holds mu.
+func (p *probes) stop(which func(key probeKey, id string) bool) {
+	maps.DeleteFunc(p.active, func(key probeKey, prober *prober) bool {
+		if !which(key, prober.id) {
+			return false
 		}
-	}
-	for key, prober := range p.active {
-		if key.pod == pod.UID && !alive[prober.id] {
-			prober.cancel()
-			delete(p.active, key)
-		}
-	}
+		prober.cancel()
+		return true
+	})
 }
 
 // inherit lets a restarted kubelet go on from what was last told of this very
 // life: a pod must not drop out of its Services because we were away.
 func (r *probeResults) inherit(status corev1.PodStatus, c *observedContainer) {
 	yes := true
-	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses} {
-		for _, s := range list {
-			if s.ContainerID != c.fullID() || s.State.Running == nil {
-				continue
-			}
-			if s.Started != nil && *s.Started {
-				r.startup = &yes
-			}
-			if s.Ready {
-				r.readiness = &yes
-			}
+	for _, s := range allStatuses(&status) {
+		if s.ContainerID != c.fullID() || s.State.Running == nil {
+			continue
+		}
+		if isTrue(s.Started) {
+			r.startup = &yes
+		}
+		if s.Ready {
+			r.readiness = &yes
 		}
 	}
 }
@@ -164,13 +155,10 @@ func (p *probes) start(w *worker, pod *corev1.Pod, c *corev1.Container, latest *
 func (p *probes) drain(seen *observedPod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for key, prober := range p.active {
-		alive := slices.ContainsFunc(seen.running(), func(c *observedContainer) bool { return c.Id == prober.id })
-		if key.pod == seen.uid && (key.kind != readinessProbe || !alive) {
-			prober.cancel()
-			delete(p.active, key)
-		}
-	}
+	p.stop(func(key probeKey, id string) bool {
+		alive := slices.ContainsFunc(seen.running(), func(c *observedContainer) bool { return c.Id == id })
+		return key.pod == seen.uid && (key.kind != readinessProbe || !alive)
+	})
 }
 
 func (p *probes) forget(uid types.UID) {
@@ -181,17 +169,8 @@ func (p *probes) forget(uid types.UID) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for key, prober := range p.active {
-		if key.pod == uid {
-			prober.cancel()
-			delete(p.active, key)
-		}
-	}
-	for id, r := range p.results {
-		if r.pod == uid {
-			delete(p.results, id)
-		}
-	}
+	p.stop(func(key probeKey, _ string) bool { return key.pod == uid })
+	maps.DeleteFunc(p.results, func(_ string, r *probeResults) bool { return r.pod == uid })
 }
 
 // verdict is what the probes say of a life: what planPod needs.

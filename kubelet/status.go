@@ -105,26 +105,38 @@ const maxMessages = 12 << 10
 // Upstream: kubernetes@v1.36 pkg/kubelet/status normalizeStatus.
 func shortenMessages(pod *corev1.Pod, status *corev1.PodStatus) {
 	share := maxMessages / max(1, len(allContainers(pod)))
-	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses} {
-		for i := range list {
-			for _, ended := range []*corev1.ContainerStateTerminated{list[i].State.Terminated, list[i].LastTerminationState.Terminated} {
-				if ended != nil {
-					ended.Message = ended.Message[:min(len(ended.Message), share)]
-				}
+	for _, s := range allStatuses(status) {
+		for _, ended := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+			if ended != nil {
+				ended.Message = ended.Message[:min(len(ended.Message), share)]
 			}
 		}
 	}
 }
 
-// containerStatus derives one container's status from its observed lives.
-func containerStatus(in statusInput, c *corev1.Container) corev1.ContainerStatus {
-	var old *corev1.ContainerStatus
-	for _, list := range [][]corev1.ContainerStatus{in.old.InitContainerStatuses, in.old.ContainerStatuses, in.old.EphemeralContainerStatuses} {
-		if i := slices.IndexFunc(list, func(s corev1.ContainerStatus) bool { return s.Name == c.Name }); i >= 0 {
-			old = &list[i]
+// allStatuses lists what is told of containers of any sort.
+func allStatuses(status *corev1.PodStatus) (all []*corev1.ContainerStatus) {
+	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses} {
+		for i := range list {
+			all = append(all, &list[i])
 		}
 	}
-	started := false
+	return all
+}
+
+// statusOf is what is told of a container, or nil.
+func statusOf(status *corev1.PodStatus, name string) *corev1.ContainerStatus {
+	for _, s := range allStatuses(status) {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// containerStatus derives one container's status from its observed lives.
+func containerStatus(in statusInput, c *corev1.Container) corev1.ContainerStatus {
+	old, started := statusOf(&in.old, c.Name), false
 	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &started, VolumeMounts: mountStatuses(c)}
 	lives := in.seen.attempts(c.Name)
 	if len(lives) == 0 {

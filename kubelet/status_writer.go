@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -113,20 +114,31 @@ func (s *statusWriter) write(ctx context.Context, uid types.UID) error {
 	}
 	if patch != nil {
 		_, err = s.pods.Patch(ctx, target.Namespace, target.Name, types.StrategicMergePatchType, patch, "status")
-		// Gone, or another pod of the same name by now: not ours to tell.
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		if ignoreGone(err) != nil {
 			return fmt.Errorf("patch status of %s: %w", client.Key(target), err)
 		}
 	}
 	if e.stopped && target.DeletionTimestamp != nil && target.UID == uid {
-		now := int64(0)
-		err = s.pods.Delete(ctx, target.Namespace, target.Name, metav1.DeleteOptions{
-			GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid}})
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		if err := deleteNow(ctx, s.pods, target); err != nil {
 			return fmt.Errorf("delete %s: %w", client.Key(target), err)
 		}
 	}
 	return nil
+}
+
+// deleteNow deletes the object of a pod of which nothing runs: this one, and not
+// a later one of its name.
+func deleteNow(ctx context.Context, pods *client.Resource[*corev1.Pod], pod *corev1.Pod) error {
+	return ignoreGone(pods.Delete(ctx, pod.Namespace, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: to[int64](0), Preconditions: &metav1.Preconditions{UID: &pod.UID}}))
+}
+
+// ignoreGone: it is gone, or another pod of the same name by now, and not ours.
+func ignoreGone(err error) error {
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
 }
 
 // statusPatch is the difference between what the API shows and the status, or
@@ -160,13 +172,10 @@ func kubeletCondition(kind corev1.PodConditionType) bool {
 // upsertKeeping takes a foreign condition over as it is. DisruptionTarget may
 // be anybody's, so ours stays.
 func upsertKeeping(status *corev1.PodStatus, c corev1.PodCondition) {
-	for i := range status.Conditions {
-		if status.Conditions[i].Type == c.Type {
-			if c.Type != corev1.DisruptionTarget {
-				status.Conditions[i] = c
-			}
-			return
-		}
+	i := slices.IndexFunc(status.Conditions, func(own corev1.PodCondition) bool { return own.Type == c.Type })
+	if i < 0 {
+		status.Conditions = append(status.Conditions, c)
+	} else if c.Type != corev1.DisruptionTarget {
+		status.Conditions[i] = c
 	}
-	status.Conditions = append(status.Conditions, c)
 }
