@@ -87,7 +87,7 @@ func (a apiObjects) csiDriver(ctx context.Context, name string) (*storagev1.CSID
 	if a.client == nil {
 		return nil, nil
 	}
-	driver, err := client.For(a.client, client.CSIDrivers).Get(ctx, "", name)
+	driver, err := get(ctx, a, client.CSIDrivers, "", name)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -95,15 +95,9 @@ func (a apiObjects) csiDriver(ctx context.Context, name string) (*storagev1.CSID
 }
 
 func (a apiObjects) attachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error) {
-	if a.client == nil {
-		return nil, errNoServer
-	}
-	return client.For(a.client, client.VolumeAttachments).Get(ctx, "", name)
+	return get(ctx, a, client.VolumeAttachments, "", name)
 }
 
 func (a apiObjects) node(ctx context.Context, name string) (*corev1.Node, error) {
-	if a.client == nil {
-		return nil, errNoServer
-	}
-	return client.For(a.client, client.Nodes).Get(ctx, "", name)
+	return get(ctx, a, client.Nodes, "", name)
 }

@@ -124,8 +124,7 @@ func (c csiNode) change(ctx context.Context, drivers func([]storagev1.CSINodeDri
 	}
 	switch {
 	case apierrors.IsNotFound(err):
-		made := &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: node.Name,
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}},
+		made := &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: node.Name, OwnerReferences: ownedBy(node)},
 			Spec: storagev1.CSINodeSpec{Drivers: append([]storagev1.CSINodeDriver{}, drivers(nil)...)}}
 		_, err = nodes.Create(ctx, made)
 		return err

@@ -214,14 +214,8 @@ func (v *csiVolumes) attached(ctx context.Context, w csiVolume) (metadata map[st
 
 // handedOver says that both sides of the handshake are in the node's status.
 func handedOver(node *corev1.Node, name corev1.UniqueVolumeName) bool {
-	inUse, attached := false, false
-	for _, other := range node.Status.VolumesInUse {
-		inUse = inUse || other == name
-	}
-	for _, other := range node.Status.VolumesAttached {
-		attached = attached || other.Name == name
-	}
-	return inUse && attached
+	return slices.Contains(node.Status.VolumesInUse, name) &&
+		slices.ContainsFunc(node.Status.VolumesAttached, func(v corev1.AttachedVolume) bool { return v.Name == name })
 }
 
 // stage prepares the volume on the node, once for all of its pods.

@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -242,7 +243,7 @@ func (p *pluginRegistry) register(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("RegisterPlugin error -- failed to get plugin info using RPC GetInfo at socket %s, err: %w", path, err)
 	}
-	endpoint := or(info.Endpoint, path)
+	endpoint := cmp.Or(info.Endpoint, path)
 	var driver csiDriver
 	if err = checkPlugin(info, path); err == nil {
 		driver, err = p.introduce(ctx, info.Name, endpoint)

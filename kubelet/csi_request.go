@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/utils/ptr"
 
 	"tinykube/api/claims"
 )
@@ -60,13 +61,8 @@ func inlineCSI(pod *corev1.Pod, name, node string, source *corev1.CSIVolumeSourc
 	out := csiVolume{
 		csiRecord: csiRecord{Driver: source.Driver, Handle: "csi-" + hex.EncodeToString(sum[:]), SpecName: name, Node: node,
 			Lifecycle: lifecycleEphemeral, PodVolume: name, uid: pod.UID},
-		pod: pod, attributes: source.VolumeAttributes, accessMode: corev1.ReadWriteOnce,
-	}
-	if source.ReadOnly != nil {
-		out.readOnly = *source.ReadOnly
-	}
-	if source.FSType != nil {
-		out.fsType = *source.FSType
+		pod: pod, readOnly: isTrue(source.ReadOnly), fsType: ptr.Deref(source.FSType, ""),
+		attributes: source.VolumeAttributes, accessMode: corev1.ReadWriteOnce,
 	}
 	if source.NodePublishSecretRef != nil {
 		out.publishFrom = &corev1.SecretReference{Namespace: pod.Namespace, Name: source.NodePublishSecretRef.Name}
@@ -145,7 +141,7 @@ func (w *csiVolume) allowed(driver *storagev1.CSIDriver) error {
 // attaches: nobody may mount the volume before it is attached to the node.
 // Without a CSIDriver all have to be.
 func (w *csiVolume) attaches(driver *storagev1.CSIDriver) bool {
-	return !w.ephemeral() && (driver == nil || driver.Spec.AttachRequired == nil || *driver.Spec.AttachRequired)
+	return !w.ephemeral() && (driver == nil || ptr.Deref(driver.Spec.AttachRequired, true))
 }
 
 // ownsFiles says whether the files become the pod's group's. A volume that

@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/ptr"
 )
 
 // objectReader reads what pods refer to. With no API server it always fails.
@@ -142,7 +144,7 @@ func isTrue(b *bool) bool { return b != nil && *b }
 // Upstream: kubernetes@v1.36 pkg/kubelet/envvars/envvars.go FromServices.
 func serviceEnvironment(pod *corev1.Pod, services []*corev1.Service) map[string]string {
 	env := map[string]string{}
-	links := pod.Spec.EnableServiceLinks == nil || *pod.Spec.EnableServiceLinks
+	links := ptr.Deref(pod.Spec.EnableServiceLinks, true)
 	for _, s := range services {
 		isMaster := s.Namespace == corev1.NamespaceDefault && s.Name == "kubernetes"
 		if !isMaster && (s.Namespace != pod.Namespace || !links) {
@@ -157,10 +159,7 @@ func serviceEnvironment(pod *corev1.Pod, services []*corev1.Service) map[string]
 		env[prefix+"_SERVICE_PORT"] = strconv.Itoa(int(s.Spec.Ports[0].Port))
 		for i, p := range s.Spec.Ports {
 			number := strconv.Itoa(int(p.Port))
-			protocol := string(p.Protocol)
-			if protocol == "" {
-				protocol = "TCP"
-			}
+			protocol := cmp.Or(string(p.Protocol), "TCP")
 			url := strings.ToLower(protocol) + "://" + net.JoinHostPort(ip, number)
 			if p.Name != "" {
 				env[prefix+"_SERVICE_PORT_"+strings.ToUpper(strings.ReplaceAll(p.Name, "-", "_"))] = number

@@ -1,9 +1,11 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"tinykube/client"
 )
@@ -29,19 +32,20 @@ var errNoServer = errors.New("this kubelet has no API server (no --kubeconfig)")
 // The delay is the same (about a minute), the requests are more.
 type apiObjects struct{ client *client.Client }
 
-func (a apiObjects) configMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+func get[T client.Object](ctx context.Context, a apiObjects, kind client.Kind[T], namespace, name string) (none T, err error) {
 	if a.client == nil {
-		return nil, errNoServer
+		return none, errNoServer
 	}
-	cm, err := client.For(a.client, client.ConfigMaps).Get(ctx, namespace, name)
+	return client.For(a.client, kind).Get(ctx, namespace, name)
+}
+
+func (a apiObjects) configMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	cm, err := get(ctx, a, client.ConfigMaps, namespace, name)
 	return cm, singular(err, "configmap", name)
 }
 
 func (a apiObjects) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	if a.client == nil {
-		return nil, errNoServer
-	}
-	secret, err := client.For(a.client, client.Secrets).Get(ctx, namespace, name)
+	secret, err := get(ctx, a, client.Secrets, namespace, name)
 	return secret, singular(err, "secret", name)
 }
 
@@ -55,7 +59,7 @@ func (a apiObjects) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string
 	if name == nil || *name == "" || a.client == nil {
 		return "", nil
 	}
-	class, err := client.For(a.client, client.RuntimeClasses).Get(ctx, "", *name)
+	class, err := get(ctx, a, client.RuntimeClasses, "", *name)
 	if apierrors.IsNotFound(err) {
 		return "", apierrors.NewNotFound(nodev1.Resource("runtimeclass"), *name)
 	}
@@ -113,10 +117,7 @@ func (t *tokens) issue(ctx context.Context, pod *corev1.Pod, source *corev1.Serv
 	if t.client == nil {
 		return issuedToken{}, errNoServer
 	}
-	key := tokenKey{pod.UID, source.Audience, defaultTokenSeconds}
-	if source.ExpirationSeconds != nil {
-		key.seconds = *source.ExpirationSeconds
-	}
+	key := tokenKey{pod.UID, source.Audience, ptr.Deref(source.ExpirationSeconds, defaultTokenSeconds)}
 	now := time.Now()
 	t.mu.Lock()
 	known := t.issued[key]
@@ -132,10 +133,7 @@ func (t *tokens) issue(ctx context.Context, pod *corev1.Pod, source *corev1.Serv
 	if source.Audience != "" {
 		request.Spec.Audiences = []string{source.Audience}
 	}
-	account := pod.Spec.ServiceAccountName
-	if account == "" {
-		account = "default"
-	}
+	account := cmp.Or(pod.Spec.ServiceAccountName, "default")
 	var answer authenticationv1.TokenRequest
 	err := client.For(t.client, client.ServiceAccounts).CreateSub(ctx, pod.Namespace, account, "token", request, &answer)
 	if err != nil {
@@ -154,9 +152,5 @@ func (t *tokens) issue(ctx context.Context, pod *corev1.Pod, source *corev1.Serv
 func (t *tokens) forget(alive []types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for key := range t.issued {
-		if !slices.Contains(alive, key.pod) {
-			delete(t.issued, key)
-		}
-	}
+	maps.DeleteFunc(t.issued, func(key tokenKey, _ issuedToken) bool { return !slices.Contains(alive, key.pod) })
 }

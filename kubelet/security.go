@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -32,24 +33,12 @@ func effectiveSecurity(pod *corev1.Pod, c *corev1.Container) corev1.SecurityCont
 	if p == nil {
 		return out
 	}
-	if out.RunAsUser == nil {
-		out.RunAsUser = p.RunAsUser
-	}
-	if out.RunAsGroup == nil {
-		out.RunAsGroup = p.RunAsGroup
-	}
-	if out.RunAsNonRoot == nil {
-		out.RunAsNonRoot = p.RunAsNonRoot
-	}
-	if out.SeccompProfile == nil {
-		out.SeccompProfile = p.SeccompProfile
-	}
-	if out.AppArmorProfile == nil {
-		out.AppArmorProfile = p.AppArmorProfile
-	}
-	if out.SELinuxOptions == nil {
-		out.SELinuxOptions = p.SELinuxOptions
-	}
+	out.RunAsUser = cmp.Or(out.RunAsUser, p.RunAsUser)
+	out.RunAsGroup = cmp.Or(out.RunAsGroup, p.RunAsGroup)
+	out.RunAsNonRoot = cmp.Or(out.RunAsNonRoot, p.RunAsNonRoot)
+	out.SeccompProfile = cmp.Or(out.SeccompProfile, p.SeccompProfile)
+	out.AppArmorProfile = cmp.Or(out.AppArmorProfile, p.AppArmorProfile)
+	out.SELinuxOptions = cmp.Or(out.SELinuxOptions, p.SELinuxOptions)
 	return out
 }
 
@@ -111,15 +100,11 @@ func (k *Kubelet) containerSecurity(pod *corev1.Pod, c *corev1.Container, image 
 // seccompProfile maps the profile. An empty Localhost profile is an error: it
 // once meant "unconfined", which nobody who writes Localhost wants.
 func (k *Kubelet) seccompProfile(p *corev1.SeccompProfile) (*runtimeapi.SecurityProfile, error) {
-	unconfined := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
-	runtimeDefault := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 	switch {
-	case p == nil && k.cfg.SeccompDefault:
-		return runtimeDefault, nil
+	case p == nil && k.cfg.SeccompDefault, p != nil && p.Type == corev1.SeccompProfileTypeRuntimeDefault:
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}, nil
 	case p == nil || p.Type == corev1.SeccompProfileTypeUnconfined:
-		return unconfined, nil
-	case p.Type == corev1.SeccompProfileTypeRuntimeDefault:
-		return runtimeDefault, nil
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, nil
 	case p.LocalhostProfile == nil || *p.LocalhostProfile == "":
 		return nil, fmt.Errorf("localhostProfile must be set if seccompProfile type is Localhost.")
 	}

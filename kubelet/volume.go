@@ -149,41 +149,33 @@ func setUpHostPath(source *corev1.HostPathVolumeSource) error {
 	if source.Type != nil {
 		kind = *source.Type
 	}
+	want, checked := hostPathTypes[kind]
 	info, err := os.Stat(source.Path)
-	exists := err == nil
-	want := func(mode fs.FileMode, noun string) error {
-		if !exists || info.Mode().Type() != mode {
-			return fmt.Errorf("hostPath type check failed: %s is not a %s", source.Path, noun)
-		}
+	switch {
+	case !checked: // the runtime creates a missing directory
 		return nil
-	}
-	switch kind {
-	case corev1.HostPathDirectoryOrCreate:
-		if !exists {
-			return os.MkdirAll(source.Path, 0o755)
+	case err != nil && kind == corev1.HostPathDirectoryOrCreate:
+		return os.MkdirAll(source.Path, 0o755)
+	case err != nil && kind == corev1.HostPathFileOrCreate:
+		file, err := os.OpenFile(source.Path, os.O_CREATE|os.O_RDONLY, 0o644)
+		if err == nil {
+			file.Close()
 		}
-		return want(fs.ModeDir, "directory")
-	case corev1.HostPathFileOrCreate:
-		if !exists {
-			file, err := os.OpenFile(source.Path, os.O_CREATE|os.O_RDONLY, 0o644)
-			if err == nil {
-				file.Close()
-			}
-			return err
-		}
-		return want(0, "file")
-	case corev1.HostPathDirectory:
-		return want(fs.ModeDir, "directory")
-	case corev1.HostPathFile:
-		return want(0, "file")
-	case corev1.HostPathSocket:
-		return want(fs.ModeSocket, "socket file")
-	case corev1.HostPathCharDev:
-		return want(fs.ModeDevice|fs.ModeCharDevice, "character device")
-	case corev1.HostPathBlockDev:
-		return want(fs.ModeDevice, "block device")
+		return err
+	case err != nil, info.Mode().Type() != want.mode:
+		return fmt.Errorf("hostPath type check failed: %s is not a %s", source.Path, want.noun)
 	}
-	return nil // no type, no check: the runtime creates a missing directory
+	return nil
+}
+
+// hostPathTypes is what must be at the path of each type.
+var hostPathTypes = map[corev1.HostPathType]struct {
+	mode fs.FileMode
+	noun string
+}{
+	corev1.HostPathDirectoryOrCreate: {fs.ModeDir, "directory"}, corev1.HostPathDirectory: {fs.ModeDir, "directory"},
+	corev1.HostPathFileOrCreate: {0, "file"}, corev1.HostPathFile: {0, "file"}, corev1.HostPathSocket: {fs.ModeSocket, "socket file"},
+	corev1.HostPathCharDev: {fs.ModeDevice | fs.ModeCharDevice, "character device"}, corev1.HostPathBlockDev: {fs.ModeDevice, "block device"},
 }
 
 // setUpEmptyDir makes the directory once; it then belongs to the containers.
@@ -271,14 +263,9 @@ func (v *volumes) tearDown(ctx context.Context, uid types.UID, all bool) error {
 }
 
 // podsOnDisk lists every pod that has a directory, alive or not.
-func (v *volumes) podsOnDisk() []types.UID {
-	entries, err := os.ReadDir(filepath.Join(v.rootDir, "pods"))
-	if err != nil {
-		return nil
-	}
-	var uids []types.UID
-	for _, e := range entries {
-		uids = append(uids, types.UID(e.Name()))
+func (v *volumes) podsOnDisk() (uids []types.UID) {
+	for _, dir := range children(filepath.Join(v.rootDir, "pods")) {
+		uids = append(uids, types.UID(filepath.Base(dir)))
 	}
 	return uids
 }

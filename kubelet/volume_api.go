@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // volumeFile is one file of a volume that the kubelet writes.
@@ -64,28 +64,20 @@ func (v *volumes) payload(ctx context.Context, f podFacts, volume *corev1.Volume
 func (v *volumes) addConfigMap(ctx context.Context, out payload, namespace, name string, items []corev1.KeyToPath, mode int32, optional *bool) error {
 	cm, err := v.objects.configMap(ctx, namespace, name)
 	if err != nil {
-		if isTrue(optional) && apierrors.IsNotFound(err) {
-			return nil
-		}
-		return err
+		return ignoreOptional(err, optional)
 	}
 	data := map[string][]byte{}
 	for key, value := range cm.Data {
 		data[key] = []byte(value)
 	}
-	for key, value := range cm.BinaryData {
-		data[key] = value
-	}
+	maps.Copy(data, cm.BinaryData)
 	return addKeys(out, data, items, mode, isTrue(optional))
 }
 
 func (v *volumes) addSecret(ctx context.Context, out payload, namespace, name string, items []corev1.KeyToPath, mode int32, optional *bool) error {
 	secret, err := v.objects.secret(ctx, namespace, name)
 	if err != nil {
-		if isTrue(optional) && apierrors.IsNotFound(err) {
-			return nil
-		}
-		return err
+		return ignoreOptional(err, optional)
 	}
 	return addKeys(out, secret.Data, items, mode, isTrue(optional))
 }

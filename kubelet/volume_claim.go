@@ -82,11 +82,10 @@ func usedAs(pod *corev1.Pod, name string, mode corev1.PersistentVolumeMode) erro
 
 // claimed reads the volume that a claim is bound to.
 func (a apiObjects) claimed(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error) {
-	if a.client == nil {
-		return nil, nil, errNoServer
-	}
-	claim, err := client.For(a.client, client.PersistentVolumeClaims).Get(ctx, namespace, name)
+	claim, err := get(ctx, a, client.PersistentVolumeClaims, namespace, name)
 	switch {
+	case errors.Is(err, errNoServer):
+		return nil, nil, err
 	case err != nil:
 		return nil, nil, fmt.Errorf("failed to fetch PVC from API server: %w", err)
 	case claim.DeletionTimestamp != nil:
@@ -96,7 +95,7 @@ func (a apiObjects) claimed(ctx context.Context, namespace, name string) (*corev
 	case claim.Spec.VolumeName == "":
 		return nil, nil, errors.New("PVC has empty pvc.Spec.VolumeName")
 	}
-	volume, err := client.For(a.client, client.PersistentVolumes).Get(ctx, "", claim.Spec.VolumeName)
+	volume, err := get(ctx, a, client.PersistentVolumes, "", claim.Spec.VolumeName)
 	switch {
 	case err != nil:
 		return nil, nil, fmt.Errorf("failed to fetch PV %s from API server: %w", claim.Spec.VolumeName, err)
