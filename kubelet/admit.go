@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -196,7 +197,7 @@ func hostPorts(pod *corev1.Pod) (out []corev1.ContainerPort) {
 			if p.HostPort == 0 {
 				p.HostPort = p.ContainerPort
 			}
-			p.Protocol = corev1.Protocol(or(string(p.Protocol), string(corev1.ProtocolTCP)))
+			p.Protocol = corev1.Protocol(cmp.Or(string(p.Protocol), string(corev1.ProtocolTCP)))
 			out = append(out, p)
 		}
 	}

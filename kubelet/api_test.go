@@ -375,7 +375,7 @@ func TestNodeAPIRefusesStrangersAndServesLogs(t *testing.T) {
 	// Through the API server, as kubectl logs does it.
 	pod := c.create("web", nil)
 	c.eventually("it runs", func() error { return running(c.pod("web")) })
-	log := filepath.Join(podLogDirectory(c.cfg.PodLogsDir, "default", "web", pod.UID), "a", "0.log")
+	log := filepath.Join(c.kubelet.logDir(pod), "a", "0.log")
 	if err := os.WriteFile(log, []byte("2026-01-02T03:04:05.000000006Z stdout F hello\n2026-01-02T03:04:06Z stderr F world\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

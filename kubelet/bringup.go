@@ -22,7 +22,7 @@ func (w *worker) bringUp(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	if left, over := deadlineLeft(pod, w.publishedStatus(), time.Now()); over {
 		const text = "Pod was active on the node longer than the specified deadline"
 		k.eventf(pod, corev1.EventTypeNormal, "DeadlineExceeded", text)
-		w.fail("DeadlineExceeded", text, nil)
+		w.end(&endCase{reason: "DeadlineExceeded", message: text})
 		return 0, nil
 	} else if status := w.publish(pod, seen, false); isTerminal(status.Phase) {
 		w.poke() // its work is done: on to terminate
@@ -66,7 +66,7 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	if err := os.MkdirAll(k.volumes.podDir(pod.UID), 0o750); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(podLogDirectory(k.cfg.PodLogsDir, pod.Namespace, pod.Name, pod.UID), 0o755); err != nil {
+	if err := os.MkdirAll(k.logDir(pod), 0o755); err != nil {
 		return err
 	}
 	if err := k.cgroups.ensurePod(pod); err != nil {

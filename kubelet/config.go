@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -108,8 +109,8 @@ func NewConfig(c *kubeletv1beta1.KubeletConfiguration, nodeName, rootDir string)
 		PodLogsDir: c.PodLogsDir, ContainerLogsDir: filepath.Join(filepath.Dir(c.PodLogsDir), "containers"),
 		StaticPodPath: c.StaticPodPath, FileCheckFrequency: c.FileCheckFrequency.Duration, WatchFiles: true,
 		StaticPodURL: c.StaticPodURL, StaticPodURLHeader: c.StaticPodURLHeader, HTTPCheckFrequency: c.HTTPCheckFrequency.Duration,
-		RuntimeEndpoint: c.ContainerRuntimeEndpoint, ImageEndpoint: or(c.ImageServiceEndpoint, c.ContainerRuntimeEndpoint),
-		MaxPods: c.MaxPods, CgroupRoot: or(c.CgroupRoot, "/"), CgroupDriver: c.CgroupDriver,
+		RuntimeEndpoint: c.ContainerRuntimeEndpoint, ImageEndpoint: cmp.Or(c.ImageServiceEndpoint, c.ContainerRuntimeEndpoint),
+		MaxPods: c.MaxPods, CgroupRoot: cmp.Or(c.CgroupRoot, "/"), CgroupDriver: c.CgroupDriver,
 		CgroupsPerQOS: isTrue(c.CgroupsPerQOS), FailCgroupV1: isTrue(c.FailCgroupV1), CPUCFSQuota: isTrue(c.CPUCFSQuota),
 		ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, SeccompDefault: isTrue(c.SeccompDefault),
 		SerializeImagePulls: isTrue(c.SerializeImagePulls), AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,

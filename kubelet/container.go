@@ -62,8 +62,7 @@ func (k *Kubelet) containerConfig(ctx context.Context, in containerInput) (*runt
 		security.NamespaceOptions.TargetId = in.target
 	}
 	logPath := containerLogPath(c.Name, in.attempt)
-	logDirectory := filepath.Join(podLogDirectory(k.cfg.PodLogsDir, pod.Namespace, pod.Name, pod.UID), filepath.Dir(logPath))
-	if err := os.MkdirAll(logDirectory, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(k.logDir(pod), filepath.Dir(logPath)), 0o755); err != nil {
 		return nil, err
 	}
 	labels := podLabels(pod)
@@ -132,8 +131,7 @@ func (k *Kubelet) nextAttempt(pod *corev1.Pod, name string, seen *observedPod) u
 		return latest.attempt() + 1
 	}
 	next := uint32(0)
-	dir := filepath.Join(podLogDirectory(k.cfg.PodLogsDir, pod.Namespace, pod.Name, pod.UID), name)
-	entries, _ := os.ReadDir(dir) // no directory: no earlier life
+	entries, _ := os.ReadDir(filepath.Join(k.logDir(pod), name)) // no directory: no earlier life
 	for _, e := range entries {
 		number, _, _ := strings.Cut(e.Name(), ".log")
 		if n, err := strconv.ParseUint(number, 10, 32); err == nil && uint32(n)+1 > next {

@@ -96,7 +96,7 @@ func (e *evictor) look(ctx context.Context, now time.Time) []*worker {
 			return nil
 		}
 	}
-	candidates := k.candidates(ctx, func(*corev1.Pod) bool { return true }, kind.condition == corev1.NodeDiskPressure)
+	candidates := k.candidates(ctx, k.livingPods(), kind.condition == corev1.NodeDiskPressure)
 	rankForEviction(candidates, kind.resource, k.partsOf(worst.signal))
 	for _, c := range candidates {
 		if isCritical(c.pod) {
@@ -175,7 +175,8 @@ func (e *evictor) enforceStorageLimits(ctx context.Context) []*worker {
 	}
 	var gone []*worker
 	rootfsHere := k.partsOf(nodeFsAvailable).rootfs
-	for _, c := range k.candidates(ctx, limitsStorage, true) {
+	limited := slices.DeleteFunc(k.livingPods(), func(pod *corev1.Pod) bool { return !limitsStorage(pod) })
+	for _, c := range k.candidates(ctx, limited, true) {
 		if message, broken := storageLimitBroken(c, rootfsHere); broken && !isCritical(c.pod) {
 			if w := k.evict(c.pod, message, evictionGrace, false); w != nil {
 				gone = append(gone, w)
@@ -185,14 +186,8 @@ func (e *evictor) enforceStorageLimits(ctx context.Context) []*worker {
 	return gone
 }
 
-// candidates are the pods that have something running and pass the filter.
-func (k *Kubelet) candidates(ctx context.Context, filter func(*corev1.Pod) bool, disk bool) []candidate {
-	var pods []*corev1.Pod
-	for _, w := range k.allWorkers() {
-		if pod, seen, status := w.view(); seen != nil && seen.alive() && !isTerminal(status.Phase) && filter(pod) {
-			pods = append(pods, pod)
-		}
-	}
+// candidates are the pods with what they use.
+func (k *Kubelet) candidates(ctx context.Context, pods []*corev1.Pod, disk bool) []candidate {
 	if len(pods) == 0 {
 		return nil
 	}

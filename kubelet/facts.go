@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -63,10 +64,7 @@ func (f podFacts) field(path string) (string, error) {
 // resourceField reads a container's request or limit, in units of the divisor,
 // rounded up. An unset limit is what the node could give.
 func (f podFacts) resourceField(ref *corev1.ResourceFieldSelector, defaultContainer string) (string, error) {
-	name := ref.ContainerName
-	if name == "" {
-		name = defaultContainer
-	}
+	name := cmp.Or(ref.ContainerName, defaultContainer)
 	container := findContainer(f.pod, name)
 	if container == nil {
 		return "", fmt.Errorf("container %s not found", name)

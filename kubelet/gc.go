@@ -65,7 +65,7 @@ func (k *Kubelet) removeDead(ctx context.Context, all bool) error {
 		// An old sandbox goes once no container belongs to it.
 		for i, s := range seen.sandboxes {
 			used := slices.ContainsFunc(seen.containers, func(c *observedContainer) bool { return c.sandboxID == s.Id })
-			if i == 0 || used || s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+			if i == 0 || used || isReady(s) {
 				continue
 			}
 			if err := k.runtime.removeSandbox(ctx, s.Id); err != nil {
@@ -121,12 +121,7 @@ func (k *Kubelet) removeOrphanLogs() {
 		}
 		os.RemoveAll(filepath.Join(k.cfg.PodLogsDir, d.Name()))
 	}
-	links, _ := filepath.Glob(filepath.Join(k.cfg.ContainerLogsDir, "*.log"))
-	for _, link := range links {
-		if _, err := os.Stat(link); os.IsNotExist(err) {
-			os.Remove(link)
-		}
-	}
+	k.removeDangling("*.log")
 }
 
 func (k *Kubelet) workerUIDs() []types.UID {
@@ -135,6 +130,16 @@ func (k *Kubelet) workerUIDs() []types.UID {
 		out = append(out, w.uid)
 	}
 	return out
+}
+
+// removeDangling removes flat names whose logs are gone.
+func (k *Kubelet) removeDangling(pattern string) {
+	links, _ := filepath.Glob(filepath.Join(k.cfg.ContainerLogsDir, pattern)) // never a bad pattern
+	for _, link := range links {
+		if _, err := os.Stat(link); os.IsNotExist(err) {
+			os.Remove(link)
+		}
+	}
 }
 
 // rotateLogs rotates the logs that grew too long.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -46,13 +47,8 @@ func (e *waitError) Error() string { return e.text }
 func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Container, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
 	event := k.containerEvents(pod, c)
 	spec := &runtimeapi.ImageSpec{Image: withTag(c.Image), UserSpecifiedImage: c.Image, Annotations: pod.Annotations}
-	repo := repository(c.Image)
-	shouts := strings.ToLower(repo) != repo
-	if strings.TrimSpace(c.Image) == "" || strings.ContainsAny(c.Image, " \t\n") || shouts {
-		text := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: invalid reference format", c.Image, c.Image)
-		if shouts {
-			text += fmt.Sprintf(": repository name (%s) must be lowercase", repo)
-		}
+	if _, err := reference.ParseNormalizedNamed(c.Image); err != nil {
+		text := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", c.Image, c.Image, err)
 		event(corev1.EventTypeWarning, "InspectFailed", "%s", text)
 		return nil, &waitError{reason: reasonInvalidImage, text: text}
 	}
@@ -144,21 +140,6 @@ func withTag(image string) string {
 		return image
 	}
 	return image + ":latest"
-}
-
-// repository is the reference without registry, tag and digest; it must be
-// lowercase.
-func repository(image string) string {
-	name, _, _ := strings.Cut(image, "@")
-	host, rest, found := strings.Cut(name, "/")
-	switch {
-	case !found:
-		name = "library/" + name
-	case strings.ContainsAny(host, ".:"), host == "localhost", strings.ToLower(host) != host:
-		name = rest
-	}
-	name, _, _ = strings.Cut(name, ":")
-	return name
 }
 
 // pullCredentials returns what to try, in order: every pull secret for the

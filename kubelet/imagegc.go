@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+	"k8s.io/utils/ptr"
 )
 
 // Images are a cache: they can be pulled again. When their disk is fuller than
@@ -31,13 +32,8 @@ type imagePolicy struct {
 const imageGCPeriod = 5 * time.Minute
 
 func newImagePolicy(c *kubeletv1beta1.KubeletConfiguration) (imagePolicy, error) {
-	p := imagePolicy{highPercent: 85, lowPercent: 80, minAge: c.ImageMinimumGCAge.Duration, maxAge: c.ImageMaximumGCAge.Duration}
-	if c.ImageGCHighThresholdPercent != nil {
-		p.highPercent = int64(*c.ImageGCHighThresholdPercent)
-	}
-	if c.ImageGCLowThresholdPercent != nil {
-		p.lowPercent = int64(*c.ImageGCLowThresholdPercent)
-	}
+	p := imagePolicy{highPercent: int64(ptr.Deref(c.ImageGCHighThresholdPercent, 85)), lowPercent: int64(ptr.Deref(c.ImageGCLowThresholdPercent, 80)),
+		minAge: c.ImageMinimumGCAge.Duration, maxAge: c.ImageMaximumGCAge.Duration}
 	switch {
 	case p.highPercent < 0 || p.highPercent > 100:
 		return p, fmt.Errorf("invalid configuration: imageGCHighThresholdPercent (--image-gc-high-threshold) %d must be between 0 and 100, inclusive", p.highPercent)
@@ -103,7 +99,7 @@ func planImages(images []imageRecord, policy imagePolicy, bytes int64, now time.
 		return cmp.Or(a.usedLast.Compare(b.usedLast), a.detected.Compare(b.detected), cmp.Compare(a.id, b.id))
 	})
 	for _, image := range free {
-		old := policy.maxAge > 0 && now.Sub(later(image.usedLast, image.detected)) > policy.maxAge
+		old := policy.maxAge > 0 && min(now.Sub(image.usedLast), now.Sub(image.detected)) > policy.maxAge
 		if bytes <= 0 && !old {
 			continue
 		}
@@ -111,13 +107,6 @@ func planImages(images []imageRecord, policy imagePolicy, bytes int64, now time.
 		bytes -= image.size
 	}
 	return remove
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // bytesOver is how much must go to bring a disk from above the high threshold

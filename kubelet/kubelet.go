@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -366,12 +367,7 @@ func podReference(pod *corev1.Pod) corev1.ObjectReference {
 }
 
 func isEphemeral(pod *corev1.Pod, name string) bool {
-	for _, c := range pod.Spec.EphemeralContainers {
-		if c.Name == name {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name })
 }
 
 func equal(a, b any) bool { return apiequality.Semantic.DeepEqual(a, b) }

@@ -192,7 +192,7 @@ func (k *Kubelet) podUsages(ctx context.Context, pods []*corev1.Pod, disk bool) 
 
 // addFiles counts a pod's logs and the volumes that lie on the node's disk.
 func (k *Kubelet) addFiles(pod *corev1.Pod, use *podUsage) {
-	logs := podLogDirectory(k.cfg.PodLogsDir, pod.Namespace, pod.Name, pod.UID)
+	logs := k.logDir(pod)
 	for i := range use.containers {
 		use.containers[i].logs = countFiles(filepath.Join(logs, use.containers[i].name))
 	}

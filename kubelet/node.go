@@ -98,13 +98,6 @@ func (n *nodeReporter) touchStatus() { touch(n.statusNow) }
 
 func (n *nodeReporter) touchMirrors() { touch(n.mirrorsNow) }
 
-func touch(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
 // syncStatus brings the Node's status up to date, and makes the Node first if
 // there is none.
 func (n *nodeReporter) syncStatus(ctx context.Context) error {
@@ -277,7 +270,7 @@ func (n *nodeReporter) renewLease(ctx context.Context) error {
 	if missing {
 		lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: leaseNamespace, Name: node.Name}}
 	}
-	lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
+	lease.OwnerReferences = ownedBy(node)
 	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &node.Name, &duration, &now
 	if missing {
 		_, err = leases.Create(ctx, lease)
@@ -285,6 +278,11 @@ func (n *nodeReporter) renewLease(ctx context.Context) error {
 	}
 	_, err = leases.Update(ctx, lease)
 	return err
+}
+
+// ownedBy says that something goes with a node.
+func ownedBy(node *corev1.Node) []metav1.OwnerReference {
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
 }
 
 func twoWayPatch[T any](before, after T) ([]byte, error) {

@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	goruntime "runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -245,21 +243,11 @@ func capacity(cfg Config) corev1.ResourceList {
 
 // machineMemory is the machine's memory, or what our cgroup may use of it.
 func machineMemory() int64 {
-	total := int64(0)
 	raw, _ := os.ReadFile("/proc/meminfo") // an unreadable one means no memory to give
-	for _, line := range strings.Split(string(raw), "\n") {
-		if fields := strings.Fields(line); len(fields) >= 2 && fields[0] == "MemTotal:" {
-			kib, _ := strconv.ParseInt(fields[1], 10, 64)
-			total = kib << 10
-		}
-	}
+	total := numbersOf(string(raw))["MemTotal:"] << 10
 	for _, file := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		if limit, err := strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64); err == nil && limit < total {
-			total = limit
+		if limit, err := readNumber(file); err == nil {
+			total = min(total, limit)
 		}
 	}
 	return total
@@ -328,10 +316,10 @@ func nodeInfo(old corev1.NodeSystemInfo, runtimeVersion string) corev1.NodeSyste
 		info.KernelVersion = unix.ByteSliceToString(name.Release[:])
 	}
 	info.MachineID = read("/etc/machine-id", "/var/lib/dbus/machine-id")
-	info.SystemUUID = or(strings.ToLower(read("/sys/class/dmi/id/product_uuid")), info.MachineID)
+	info.SystemUUID = cmp.Or(strings.ToLower(read("/sys/class/dmi/id/product_uuid")), info.MachineID)
 	info.BootID = read("/proc/sys/kernel/random/boot_id")
 	info.OSImage = "Linux"
-	for _, line := range strings.Split(read("/etc/os-release", filepath.Join("/usr/lib", "os-release")), "\n") {
+	for _, line := range strings.Split(read("/etc/os-release", "/usr/lib/os-release"), "\n") {
 		if value, found := strings.CutPrefix(line, "PRETTY_NAME="); found {
 			info.OSImage = strings.Trim(value, `"`)
 		}

@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
@@ -8,6 +9,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/ptr"
+
+	"tinykube/api/requests"
 )
 
 // The pod worker's state machine, as a pure function: what the pod should be
@@ -90,15 +94,9 @@ func planPod(pod *corev1.Pod, seen *observedPod, verdictOf func(*observedContain
 
 // needNewSandbox says whether the newest sandbox can no longer hold the pod.
 func needNewSandbox(pod *corev1.Pod, seen *observedPod) bool {
-	ready := 0
-	for _, s := range seen.sandboxes {
-		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
-			ready++
-		}
-	}
 	newest := seen.sandbox()
 	switch {
-	case newest == nil, ready > 1, newest.State != runtimeapi.PodSandboxState_SANDBOX_READY:
+	case !isReady(newest), slices.ContainsFunc(seen.sandboxes[1:], isReady):
 		return true
 	case usesHostNetwork(newest) != pod.Spec.HostNetwork:
 		return true
@@ -110,13 +108,7 @@ func needNewSandbox(pod *corev1.Pod, seen *observedPod) bool {
 
 // anythingToRun says whether a new sandbox would get any container.
 func anythingToRun(pod *corev1.Pod, seen *observedPod) bool {
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		if shouldStart(pod, c, seen.latest(c.Name)) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return shouldStart(pod, &c, seen.latest(c.Name)) })
 }
 
 // planInit walks the init containers in order and stops at the first that is
@@ -287,19 +279,11 @@ func ruledToRestart(c *corev1.Container, code int32) bool {
 // restartPolicy is the container's own policy, else the pod's; for an init
 // container "Always" means: until it succeeds.
 func restartPolicy(pod *corev1.Pod, c *corev1.Container) corev1.RestartPolicy {
-	if c.RestartPolicy != nil {
-		return corev1.RestartPolicy(*c.RestartPolicy)
-	}
-	if pod.Spec.RestartPolicy == "" {
-		return corev1.RestartPolicyAlways
-	}
-	return pod.Spec.RestartPolicy
+	return cmp.Or(corev1.RestartPolicy(ptr.Deref(c.RestartPolicy, "")), pod.Spec.RestartPolicy, corev1.RestartPolicyAlways)
 }
 
 // isSidecar recognises a restartable init container.
-func isSidecar(c *corev1.Container) bool {
-	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-}
+func isSidecar(c *corev1.Container) bool { return requests.IsSidecar(c) }
 
 // containerHash identifies what may change in a living pod's container: its
 // image. (A static pod that changes gets a new UID, hence a new worker.) It is

@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 )
 
 type probeResult int
@@ -73,14 +75,10 @@ func (p *prober) attempt(ctx context.Context) (probeResult, string) {
 		if err != nil {
 			return probeUnknown, err.Error()
 		}
-		host := or(h.TCPSocket.Host, podStatus.PodIP)
+		host := cmp.Or(h.TCPSocket.Host, podStatus.PodIP)
 		return tcpProbe(ctx, net.JoinHostPort(host, strconv.Itoa(port)), timeout)
 	case h.GRPC != nil:
-		service := ""
-		if h.GRPC.Service != nil {
-			service = *h.GRPC.Service
-		}
-		return grpcProbe(ctx, net.JoinHostPort(podStatus.PodIP, strconv.Itoa(int(h.GRPC.Port))), service, timeout)
+		return grpcProbe(ctx, net.JoinHostPort(podStatus.PodIP, strconv.Itoa(int(h.GRPC.Port))), ptr.Deref(h.GRPC.Service, ""), timeout)
 	}
 	return probeUnknown, "missing probe handler"
 }
@@ -115,7 +113,7 @@ func (k *Kubelet) httpTarget(pod *corev1.Pod, c *corev1.Container, get *corev1.H
 	if err != nil { // nobody has checked it; the server shall say what it thinks
 		u = &url.URL{Path: get.Path}
 	}
-	u.Scheme, u.Host = strings.ToLower(or(string(get.Scheme), "HTTP")), net.JoinHostPort(host, strconv.Itoa(port))
+	u.Scheme, u.Host = strings.ToLower(cmp.Or(string(get.Scheme), "HTTP")), net.JoinHostPort(host, strconv.Itoa(port))
 	request, err := http.NewRequest(http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -240,11 +238,4 @@ func portNumber(port intstr.IntOrString, c *corev1.Container) (int, error) {
 		return 0, fmt.Errorf("invalid port: %q", port.String())
 	}
 	return number, nil
-}
-
-func or(value, otherwise string) string {
-	if value == "" {
-		return otherwise
-	}
-	return value
 }

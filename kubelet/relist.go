@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -31,9 +31,10 @@ type relister struct {
 
 	last map[types.UID]uint64 // owned by run: a digest of each pod's states
 
-	mu      sync.Mutex // guards what follows
-	seen    time.Time  // when the last relist succeeded
-	evented bool
+	evented atomic.Bool // the stream is open
+
+	mu   sync.Mutex // guards seen
+	seen time.Time  // when the last relist succeeded
 }
 
 const (
@@ -51,11 +52,9 @@ func (r *relister) run(ctx context.Context) error {
 			r.compare(states)
 		}
 		period := relistPeriod
-		r.mu.Lock()
-		if r.evented {
+		if r.evented.Load() {
 			period = relistPeriodEvented
 		}
-		r.mu.Unlock()
 		if !wait(ctx, period) {
 			return nil
 		}
@@ -103,9 +102,7 @@ func (r *relister) compare(now map[types.UID]uint64) {
 func (r *relister) follow(ctx context.Context) error {
 	for {
 		err := r.stream(ctx)
-		r.mu.Lock()
-		r.evented = false
-		r.mu.Unlock()
+		r.evented.Store(false)
 		if ctx.Err() != nil || status.Code(err) == codes.Unimplemented {
 			return nil
 		}
@@ -123,9 +120,7 @@ func (r *relister) stream(ctx context.Context) error {
 	if _, err := events.Header(); err != nil { // the stream really is open
 		return err
 	}
-	r.mu.Lock()
-	r.evented = true
-	r.mu.Unlock()
+	r.evented.Store(true)
 	for {
 		event, err := events.Recv()
 		if err != nil {
@@ -182,7 +177,7 @@ func (r *containerRuntime) podUIDs(ctx context.Context) (map[types.UID]bool, err
 		return nil, err
 	}
 	out := map[types.UID]bool{}
-	for uid := range maps.Keys(states) {
+	for uid := range states {
 		out[uid] = true
 	}
 	return out, nil

@@ -136,13 +136,7 @@ func (p *observedPod) sandbox() *runtimeapi.PodSandboxStatus {
 
 // attempts returns the observed lives of a container, newest first.
 func (p *observedPod) attempts(name string) []*observedContainer {
-	var all []*observedContainer
-	for _, c := range p.containers {
-		if c.name() == name {
-			all = append(all, c)
-		}
-	}
-	return all
+	return slices.DeleteFunc(slices.Clone(p.containers), func(c *observedContainer) bool { return c.name() != name })
 }
 
 // latest is the newest life of a container, or nil.
@@ -166,29 +160,18 @@ func (p *observedPod) latestIn(sandboxID, name string) *observedContainer {
 }
 
 func (p *observedPod) running() []*observedContainer {
-	var all []*observedContainer
-	for _, c := range p.containers {
-		if c.running() {
-			all = append(all, c)
-		}
-	}
-	return all
+	return slices.DeleteFunc(slices.Clone(p.containers), func(c *observedContainer) bool { return !c.running() })
 }
 
 // alive says whether anything of the pod still uses the node.
 func (p *observedPod) alive() bool {
-	for _, s := range p.sandboxes {
-		if s.State == runtimeapi.PodSandboxState_SANDBOX_READY {
-			return true
-		}
-	}
-	return len(p.running()) > 0
+	return slices.ContainsFunc(p.sandboxes, isReady) || slices.ContainsFunc(p.containers, (*observedContainer).running)
 }
 
 // ips are the addresses of the newest sandbox, while it lives.
 func (p *observedPod) ips() []string {
 	s := p.sandbox()
-	if s == nil || s.State != runtimeapi.PodSandboxState_SANDBOX_READY || s.Network.GetIp() == "" {
+	if !isReady(s) || s.Network.GetIp() == "" {
 		return nil
 	}
 	ips := []string{s.Network.Ip}
@@ -196,6 +179,11 @@ func (p *observedPod) ips() []string {
 		ips = append(ips, extra.Ip)
 	}
 	return ips
+}
+
+// isReady says whether there is a sandbox, and its processes can be used.
+func isReady(s *runtimeapi.PodSandboxStatus) bool {
+	return s != nil && s.State == runtimeapi.PodSandboxState_SANDBOX_READY
 }
 
 // usesHostNetwork says what the sandbox was made with.

@@ -7,13 +7,12 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// podLogDirectory is where the runtime writes the logs of a pod's containers.
-func podLogDirectory(root, namespace, name string, uid types.UID) string {
-	return filepath.Join(root, namespace+"_"+name+"_"+string(uid))
+// logDir is where the runtime writes the logs of a pod's containers.
+func (k *Kubelet) logDir(pod *corev1.Pod) string {
+	return filepath.Join(k.cfg.PodLogsDir, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
 }
 
 // sandboxConfig describes the pod to the runtime: what its containers share.
@@ -25,7 +24,7 @@ func (k *Kubelet) sandboxConfig(pod *corev1.Pod, userns *runtimeapi.UserNamespac
 	config := &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{
 			Name: pod.Name, Namespace: pod.Namespace, Uid: string(pod.UID), Attempt: attempt},
-		LogDirectory: podLogDirectory(k.cfg.PodLogsDir, pod.Namespace, pod.Name, pod.UID),
+		LogDirectory: k.logDir(pod),
 		DnsConfig:    podDNS(pod, k.cfg),
 		Labels:       podLabels(pod),
 		Annotations:  maps.Clone(pod.Annotations),

@@ -98,13 +98,7 @@ func (s *shutdown) run(ctx context.Context) error {
 	s.mu.Unlock()
 	s.k.eventNode(corev1.EventTypeNormal, "NodeShutdown", "Shutdown manager detected shutdown event")
 	s.k.node.touchStatus()
-	var pods []*corev1.Pod
-	for _, w := range s.k.allWorkers() {
-		if pod, seen, status := w.view(); seen != nil && seen.alive() && !isTerminal(status.Phase) {
-			pods = append(pods, pod)
-		}
-	}
-	for _, group := range groupPods(s.groups, pods) {
+	for _, group := range groupPods(s.groups, s.k.livingPods()) {
 		s.endGroup(ctx, group)
 	}
 	s.k.log.Info("every pod has ended, the node may go down")

@@ -1,7 +1,9 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,11 +14,9 @@ import (
 	"tinykube/client"
 )
 
-const (
-	// housekeepingPeriod is how long an orphan may stay: a pod in the runtime
-	// or on disk that no source wants and no worker has.
-	housekeepingPeriod = 2 * time.Second
-)
+// housekeepingPeriod is how long an orphan may stay: a pod in the runtime
+// or on disk that no source wants and no worker has.
+const housekeepingPeriod = 2 * time.Second
 
 // syncLoop gives every wanted pod a worker and tells workers what changed. It
 // does not follow events: whenever anything happened it compares all that is
@@ -58,9 +58,12 @@ func (k *Kubelet) endOrphans(ctx, workerCtx context.Context, workers *errgroup.G
 }
 
 // touch makes the sync loop compare again.
-func (k *Kubelet) touch() {
+func (k *Kubelet) touch() { touch(k.dirty) }
+
+// touch tells whoever reads a channel of capacity 1, unless he is told already.
+func touch(c chan struct{}) {
 	select {
-	case k.dirty <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -110,20 +113,9 @@ func (k *Kubelet) dispatch(ctx context.Context, group *errgroup.Group) {
 }
 
 func oldestFirst(pods map[types.UID]*corev1.Pod) []*corev1.Pod {
-	var out []*corev1.Pod
-	for _, p := range pods {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, func(a, b *corev1.Pod) int {
-		if isStatic(a) != isStatic(b) {
-			if isStatic(a) {
-				return -1
-			}
-			return 1
-		}
-		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
+	return slices.SortedFunc(maps.Values(pods), func(a, b *corev1.Pod) int {
+		return cmp.Or(compareBools(isStatic(a), isStatic(b)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
 	})
-	return out
 }
 
 // startWorker starts a pod's worker. The caller holds mu.
@@ -193,11 +185,17 @@ func (k *Kubelet) worker(uid types.UID) *worker {
 func (k *Kubelet) allWorkers() []*worker {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var out []*worker
-	for _, w := range k.workers {
-		out = append(out, w)
+	return slices.Collect(maps.Values(k.workers))
+}
+
+// livingPods are those that have something running and have not ended.
+func (k *Kubelet) livingPods() (pods []*corev1.Pod) {
+	for _, w := range k.allWorkers() {
+		if pod, seen, status := w.view(); seen != nil && seen.alive() && !isTerminal(status.Phase) {
+			pods = append(pods, pod)
+		}
 	}
-	return out
+	return pods
 }
 
 // apiObject is how the API server knows a pod: as itself, or by its mirror. The
@@ -208,10 +206,7 @@ func (k *Kubelet) apiObject(pod *corev1.Pod) *corev1.Pod {
 		return nil
 	}
 	found, exists := k.podInformer.Get(client.Key(pod))
-	switch {
-	case !exists:
-		return nil
-	case isStatic(pod) && isMirror(found) && found.Annotations[annotationConfigMirror] == pod.Annotations[annotationConfigHash], found.UID == pod.UID:
+	if exists && (found.UID == pod.UID || isStatic(pod) && isMirror(found) && found.Annotations[annotationConfigMirror] == pod.Annotations[annotationConfigHash]) {
 		return found
 	}
 	return nil

@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // minimumStop is what a container gets after its preStop hook used up all the
@@ -67,16 +65,11 @@ func (w *worker) vanish(ctx context.Context, seen *observedPod) error {
 	if err := k.volumes.tearDown(ctx, w.uid, true); err != nil {
 		return err
 	}
-	namespace, name := w.pod.Namespace, w.pod.Name
-	links, _ := filepath.Glob(filepath.Join(k.cfg.ContainerLogsDir, name+"_"+namespace+"_*.log")) // never a bad pattern
-	for _, link := range links {
-		if _, err := os.Stat(link); os.IsNotExist(err) || slices.ContainsFunc(seen.containers, func(c *observedContainer) bool {
-			return filepath.Base(link) == fmt.Sprintf("%s_%s_%s-%s.log", name, namespace, c.name(), c.Id)
-		}) {
-			os.Remove(link)
-		}
+	if err := os.RemoveAll(k.logDir(w.pod)); err != nil {
+		return err
 	}
-	return os.RemoveAll(podLogDirectory(k.cfg.PodLogsDir, namespace, name, w.uid))
+	k.removeDangling(w.pod.Name + "_" + w.pod.Namespace + "_*.log")
+	return nil
 }
 
 // stopPod stops everything of the pod that runs: first the containers, all at
@@ -171,8 +164,6 @@ func orphan(seen *observedPod) *corev1.Pod {
 			pod.Spec.TerminationGracePeriodSeconds = &grace
 		}
 	}
-	if s := seen.sandbox(); s != nil {
-		pod.Spec.HostNetwork = s.GetLinux().GetNamespaces().GetOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE
-	}
+	pod.Spec.HostNetwork = usesHostNetwork(seen.sandbox())
 	return pod
 }

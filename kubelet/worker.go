@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 )
 
 // A worker owns one pod, from the first moment anything of it is known to the
@@ -73,12 +74,7 @@ func newWorker(k *Kubelet, pod *corev1.Pod) *worker {
 }
 
 // poke makes the worker look again, soon.
-func (w *worker) poke() {
-	select {
-	case w.wake <- struct{}{}:
-	default: // it is told already
-	}
-}
+func (w *worker) poke() { touch(w.wake) }
 
 // update tells the worker what its pod should be now.
 func (w *worker) update(pod *corev1.Pod) {
@@ -102,11 +98,6 @@ func (w *worker) remove() {
 	if !already {
 		w.poke()
 	}
-}
-
-// fail ends the pod on the kubelet's own decision.
-func (w *worker) fail(reason, message string, grace *int64) {
-	w.end(&endCase{grace: grace, reason: reason, message: message})
 }
 
 // end ends the pod on the kubelet's own decision. If it is ending already that
@@ -160,12 +151,9 @@ func requestedEnd(pod *corev1.Pod, removed bool) (grace *int64, ends bool) {
 // graceSeconds is how long the containers get. Nobody gets nothing: a second
 // is the difference between a clean end and a torn file.
 func (e *endCase) graceSeconds(pod *corev1.Pod) int64 {
-	grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
-	if pod.Spec.TerminationGracePeriodSeconds != nil {
-		grace = *pod.Spec.TerminationGracePeriodSeconds
-	}
-	if e != nil && e.grace != nil {
-		grace = *e.grace
+	grace := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+	if e != nil {
+		grace = ptr.Deref(e.grace, grace)
 	}
 	return max(grace, 1)
 }
@@ -281,9 +269,8 @@ func (w *worker) view() (*corev1.Pod, *observedPod, corev1.PodStatus) {
 }
 
 func (w *worker) publishedStatus() corev1.PodStatus {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.status
+	_, _, status := w.view()
+	return status
 }
 
 // publish derives the pod's status from what is there and hands it on.
