@@ -18,6 +18,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"tinykube/internal/cgroup"
 )
 
 // This file is what keeps a container inside: capabilities, devices, seccomp,
@@ -207,7 +209,7 @@ func readHostFacts(cgroupDriver string) (hostFacts, error) {
 	if err != nil {
 		return facts, err
 	}
-	_, noSwap := os.Stat(filepath.Join(cgroupMount, "memory/memory.memsw.limit_in_bytes")) // v2 can always
+	_, noSwap := os.Stat(filepath.Join(cgroup.Mount, "memory/memory.memsw.limit_in_bytes")) // v2 can always
 	facts.Swap = facts.CgroupV2 || noSwap == nil
 	facts.OOMScoreAdj, err = strconv.Atoi(strings.TrimSpace(string(score)))
 	return facts, err
@@ -215,15 +217,15 @@ func readHostFacts(cgroupDriver string) (hostFacts, error) {
 
 // hasHugetlb tells whether huge pages are counted, in either hierarchy.
 func hasHugetlb() bool {
-	if _, err := os.Stat("/sys/fs/cgroup/hugetlb"); err == nil {
+	if _, err := os.Stat(cgroup.Mount + "/hugetlb"); err == nil {
 		return true
 	}
-	controllers, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	controllers, err := os.ReadFile(cgroup.Mount + "/cgroup.controllers")
 	return err == nil && slices.Contains(strings.Fields(string(controllers)), "hugetlb")
 }
 
 // isCgroupV2 tells whether the unified hierarchy is the one in charge.
 func isCgroupV2() bool {
 	var fs unix.Statfs_t
-	return unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
+	return unix.Statfs(cgroup.Mount, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
 }

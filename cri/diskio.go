@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"tinykube/internal/cgroup"
 )
 
 // What a container reads from and writes to block devices, which the kernel
@@ -30,7 +32,7 @@ type deviceIO map[string]uint64
 // readIO reads what a group has moved, by device ("8:0").
 func readIO(path string, v2 bool) map[string]deviceIO {
 	if v2 {
-		data, _ := os.ReadFile(filepath.Join(cgroupMount, path, "io.stat")) // absent: nothing is counted
+		data, _ := os.ReadFile(filepath.Join(cgroup.Mount, path, "io.stat")) // absent: nothing is counted
 		return parseIO(data, nil)
 	}
 	devices := map[string]deviceIO{}
@@ -38,7 +40,7 @@ func readIO(path string, v2 bool) map[string]deviceIO {
 		"blkio.throttle.io_service_bytes": {"Read": "rbytes", "Write": "wbytes"},
 		"blkio.throttle.io_serviced":      {"Read": "rios", "Write": "wios"},
 	} {
-		data, _ := os.ReadFile(filepath.Join(cgroupMount, "blkio", path, file))
+		data, _ := os.ReadFile(filepath.Join(cgroup.Mount, "blkio", path, file))
 		for device, numbers := range parseIO(data, words) {
 			if devices[device] == nil {
 				devices[device] = deviceIO{}

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"tinykube/internal/cgroup"
 	"tinykube/internal/image"
 	"tinykube/internal/nstest"
 	"tinykube/internal/payload"
@@ -183,7 +184,7 @@ func (m *machine) cleanUp() {
 	kill9(m.server)
 	kill9(m.daemon)
 	for _, pattern := range []string{"/*" + m.cgroup + "/*", "/*" + m.cgroup, m.cgroup} {
-		groups, _ := filepath.Glob(cgroupMount + pattern)
+		groups, _ := filepath.Glob(cgroup.Mount + pattern)
 		for _, group := range groups {
 			os.Remove(group) // its files do not count
 		}

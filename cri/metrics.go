@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"tinykube/internal/cgroup"
 )
 
 // The metrics which the kubelet can pass on as /metrics/cadvisor without
@@ -193,17 +195,17 @@ func (s *Server) sample(ctx context.Context, c *container) sample {
 	status := c.snapshot()
 	read := sample{"zero": 0, "now": uint64(now() / 1e9), "started": uint64(status.StartedAt / 1e9)}
 	for _, controller := range []string{"cpu", "cpuacct", "memory", "pids"} {
-		dir := filepath.Join(cgroupMount, controller, status.Cgroup)
+		dir := filepath.Join(cgroup.Mount, controller, status.Cgroup)
 		if s.host.CgroupV2 {
-			dir = filepath.Join(cgroupMount, status.Cgroup)
+			dir = filepath.Join(cgroup.Mount, status.Cgroup)
 		}
 		read.readGroup(controller, dir)
 		if controller == "pids" {
 			read.readProcesses(dir)
 		}
 	}
-	u, _ := readUsage(status.Cgroup, s.host.CgroupV2)
-	read["workingSet"] = u.workingSet
+	u, _ := cgroup.Read(status.Cgroup, s.host.CgroupV2)
+	read["workingSet"] = u.WorkingSet
 	for name, limit := range map[string]int64{"spec.period": status.Resources.GetCpuPeriod(), "spec.shares": status.Resources.GetCpuShares(),
 		"spec.memory": status.Resources.GetMemoryLimitInBytes(), "spec.swap": status.Resources.GetMemorySwapLimitInBytes()} {
 		if limit > 0 {
@@ -233,7 +235,7 @@ func (r sample) readGroup(controller, dir string) {
 		} else if text == "max" {
 			r[name] = 0
 		}
-		for field, n := range parseTable(data) {
+		for field, n := range cgroup.ParseTable(data) {
 			r[name+"."+field] = n
 		}
 	}

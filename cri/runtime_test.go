@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"tinykube/internal/cgroup"
 	"tinykube/internal/image"
 	"tinykube/internal/nstest"
 )
@@ -348,7 +349,7 @@ func (m *machine) testNothingIsLeft(t *testing.T) {
 		}
 	}
 	addresses, _ := filepath.Glob("/var/lib/cni/networks/test/10.*")
-	groups, _ := filepath.Glob(cgroupMount + "/memory" + m.cgroup + "/*/memory.stat")
+	groups, _ := filepath.Glob(cgroup.Mount + "/memory" + m.cgroup + "/*/memory.stat")
 	states, _ := filepath.Glob("/run/containerd/runc/" + namespace + "/*")
 	for _, name := range slices.Concat(addresses, groups, states) {
 		fmt.Fprintln(&left, "file", name)

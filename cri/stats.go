@@ -12,6 +12,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"tinykube/internal/cgroup"
 )
 
 // diskSample keeps the result of walking a container's writable layer, which
@@ -45,31 +47,31 @@ func (s *Server) ListContainerStats(ctx context.Context, r *runtimeapi.ListConta
 // containerStats reports zeroes for a container that does not run, as the
 // kubelet expects of one that is being replaced.
 func (s *Server) containerStats(ctx context.Context, c *container) *runtimeapi.ContainerStats {
-	u, _ := readUsage(c.snapshot().Cgroup, s.host.CgroupV2)
+	u, _ := cgroup.Read(c.snapshot().Cgroup, s.host.CgroupV2)
 	if _, running := c.running(); !running {
-		u = usage{}
+		u = cgroup.Usage{}
 	}
 	at := now()
 	return &runtimeapi.ContainerStats{
 		Attributes: &runtimeapi.ContainerAttributes{Id: c.ID, Metadata: c.Config.GetMetadata(),
 			Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations()},
 		Cpu: cpuUsage(at, u), Memory: memoryUsage(at, u), WritableLayer: s.writableLayer(ctx, c),
-		Swap: &runtimeapi.SwapUsage{Timestamp: at, SwapUsageBytes: value(u.swap), SwapAvailableBytes: value(u.swapLimit - min(u.swapLimit, u.swap))},
+		Swap: &runtimeapi.SwapUsage{Timestamp: at, SwapUsageBytes: value(u.Swap), SwapAvailableBytes: value(u.SwapLimit - min(u.SwapLimit, u.Swap))},
 	}
 }
 
 // cpuUsage leaves the rate to the caller, who knows over which time he wants it.
-func cpuUsage(at int64, u usage) *runtimeapi.CpuUsage {
-	return &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: value(u.cpuNanoseconds)}
+func cpuUsage(at int64, u cgroup.Usage) *runtimeapi.CpuUsage {
+	return &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: value(u.CPUNanoseconds)}
 }
 
-func memoryUsage(at int64, u usage) *runtimeapi.MemoryUsage {
+func memoryUsage(at int64, u cgroup.Usage) *runtimeapi.MemoryUsage {
 	m := &runtimeapi.MemoryUsage{
-		Timestamp: at, WorkingSetBytes: value(u.workingSet), UsageBytes: value(u.memory), RssBytes: value(u.rss),
-		PageFaults: value(u.pageFaults), MajorPageFaults: value(u.majorPageFaults), AvailableBytes: value(0),
+		Timestamp: at, WorkingSetBytes: value(u.WorkingSet), UsageBytes: value(u.Memory), RssBytes: value(u.RSS),
+		PageFaults: value(u.PageFaults), MajorPageFaults: value(u.MajorPageFaults), AvailableBytes: value(0),
 	}
-	if u.memoryLimit > u.workingSet {
-		m.AvailableBytes = value(u.memoryLimit - u.workingSet)
+	if u.MemoryLimit > u.WorkingSet {
+		m.AvailableBytes = value(u.MemoryLimit - u.WorkingSet)
 	}
 	return m
 }
@@ -125,9 +127,9 @@ func (s *Server) podStats(ctx context.Context, sb *sandbox) *runtimeapi.PodSandb
 		if sb.Config.GetLinux().GetCgroupParent() != "" {
 			group = path.Dir(group) // else the parent is everyone's
 		}
-		u, _ := readUsage(group, s.host.CgroupV2)
+		u, _ := cgroup.Read(group, s.host.CgroupV2)
 		linux.Cpu, linux.Memory = cpuUsage(at, u), memoryUsage(at, u)
-		linux.Process = &runtimeapi.ProcessUsage{Timestamp: at, ProcessCount: value(u.processes)}
+		linux.Process = &runtimeapi.ProcessUsage{Timestamp: at, ProcessCount: value(u.Processes)}
 		if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid)); err == nil && sb.NetNS != "" {
 			linux.Network = networkUsage(at, data)
 		}

@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"tinykube/internal/cgroup"
 )
 
 // What a node and its pods use: the numbers behind eviction, image collection
@@ -121,37 +124,18 @@ func processes() (running, most int64, err error) {
 // workingSet is the memory of a group below the node's own that the kernel
 // cannot simply take back: all but files that nobody touched for long.
 func (t *cgroupTree) workingSet(path string) (int64, error) {
-	group := filepath.Join(t.root, path)
-	dir, usage, inactive := filepath.Join(t.mount, "memory", group), "memory.usage_in_bytes", "total_inactive_file"
-	if t.v2 {
-		dir, usage, inactive = filepath.Join(t.mount, group), "memory.current", "inactive_file"
-	}
-	if group == "/" {
-		return machineWorkingSet()
-	}
-	used, err := readNumber(filepath.Join(dir, usage))
-	if err != nil {
-		return 0, err
-	}
-	stat, err := os.ReadFile(filepath.Join(dir, "memory.stat"))
-	return max(used-numbersOf(string(stat))[inactive], 0), err
-}
-
-func machineWorkingSet() (int64, error) {
-	raw, err := os.ReadFile("/proc/meminfo")
-	n := numbersOf(string(raw))
-	return max(n["MemTotal:"]-n["MemFree:"]-n["Inactive(file):"], 0) << 10, err
-}
-
-// numbersOf reads lines of a name and a number.
-func numbersOf(text string) map[string]int64 {
-	out := map[string]int64{}
-	for _, line := range strings.Split(text, "\n") {
-		if fields := strings.Fields(line); len(fields) >= 2 {
-			out[fields[0]], _ = strconv.ParseInt(fields[1], 10, 64) // no number is 0
+	if group := filepath.Join(t.root, path); group != "/" {
+		used, err := cgroup.Read(group, t.v2)
+		if err == nil && used.Memory == 0 {
+			err = errors.New("the kernel does not count this group's memory, or there is none in it")
 		}
+		return int64(used.WorkingSet), err
 	}
-	return out
+	machine := cgroup.Table("/proc", "meminfo") // in KiB
+	if machine["MemTotal:"] == 0 {
+		return 0, errors.New("/proc/meminfo does not say how much memory there is")
+	}
+	return max(int64(machine["MemTotal:"])-int64(machine["MemFree:"])-int64(machine["Inactive(file):"]), 0) << 10, nil
 }
 
 func readNumber(file string) (int64, error) {

@@ -19,6 +19,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/api/version"
+	"tinykube/internal/cgroup"
 )
 
 const (
@@ -243,8 +244,7 @@ func capacity(cfg Config) corev1.ResourceList {
 
 // machineMemory is the machine's memory, or what our cgroup may use of it.
 func machineMemory() int64 {
-	raw, _ := os.ReadFile("/proc/meminfo") // an unreadable one means no memory to give
-	total := numbersOf(string(raw))["MemTotal:"] << 10
+	total := int64(cgroup.Table("/proc", "meminfo")["MemTotal:"]) << 10 // an unreadable one means no memory to give
 	for _, file := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
 		if limit, err := readNumber(file); err == nil {
 			total = min(total, limit)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"tinykube/internal/cgroup"
 )
 
 // rates turns counters of CPU time into rates: what was used since the last
@@ -175,14 +176,9 @@ func fsStats(path string) *statsapi.FsStats {
 
 // cpuNanoseconds is the CPU time of the node's group since it was made.
 func (t *cgroupTree) cpuNanoseconds() (uint64, error) {
-	if t.v2 && t.root != "/" {
-		raw, err := os.ReadFile(filepath.Join(t.mount, t.root, "cpu.stat"))
-		return uint64(numbersOf(string(raw))["usage_usec"]) * 1000, err
-	}
 	if t.root != "/" {
-		n, err := readNumber(filepath.Join(t.mount, "cpuacct", t.root, "cpuacct.usage"))
-		if err == nil {
-			return uint64(n), nil
+		if used, err := cgroup.Read(t.root, t.v2); err == nil || t.v2 {
+			return used.CPUNanoseconds, err
 		}
 	}
 	// The machine: user, nice and system time in hundredths of a second.
