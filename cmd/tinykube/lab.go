@@ -210,7 +210,7 @@ func newLabStart() *cobra.Command {
 			for _, e := range found {
 				fmt.Printf("  %s\n    func %s\n    %s\n\n", filepath.Join(args[1], e.File), e.Function, wrap(e.Hint, 72, "    "))
 			}
-			fmt.Printf("It compiles as it is, and says what is missing when it runs. Grade it as often as you like:\n\n  tinykube lab grade %s %s\n", args[0], args[1])
+			fmt.Printf("It compiles as it is (an import that only the missing code used is marked with _), and says what is missing when it runs. Grade it as often as you like:\n\n  tinykube lab grade %s %s\n", args[0], args[1])
 			return nil
 		},
 	}

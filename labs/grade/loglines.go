@@ -2,6 +2,7 @@ package grade
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -84,7 +85,7 @@ func reads(query, content, want string) func(context.Context, *bench) error {
 		}
 		got, err := b.kubeletLog(ctx, query)
 		if err == nil && got != want {
-			err = fmt.Errorf("the file\n%swas read as\n%s", strings.Join(lines, ""), got)
+			err = fmt.Errorf("the file\n%swas read as\n%s", strings.Join(lines, ""), cmp.Or(got, "nothing"))
 		}
 		return err
 	}
