@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -14,6 +15,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	sandboxes "github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -46,7 +48,7 @@ const (
 	kindLabel     = "tinykube.cri/kind"
 	kindSandbox   = "sandbox"
 	kindContainer = "container"
-	kindView      = "view" // a lease, see withRootFS; or a snapshot, see mountImage
+	kindView      = "view" // a lease; or a snapshot, see mountImage
 	podLabel      = "tinykube.cri/sandbox"
 	// containerLabel is on an image volume's snapshot.
 	containerLabel = "tinykube.cri/container"
@@ -196,7 +198,24 @@ func (d *daemon) unpack(ctx context.Context, img *imageInfo) error {
 	if err != nil {
 		return err
 	}
-	return image.Unpack(ctx, d.snapshotter)
+	ctx, release, err := d.lease(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(image.Unpack(ctx, d.snapshotter), release())
+}
+
+// lease keeps what is made in its context from containerd's garbage collector
+// until it is released, which also works when the caller has given up. Recover
+// removes one that we did not come to release.
+func (d *daemon) lease(ctx context.Context) (context.Context, func() error, error) {
+	leased, release, err := d.WithLease(ctx, leases.WithRandomID(), leases.WithExpiration(24*time.Hour),
+		leases.WithLabels(map[string]string{kindLabel: kindView}))
+	return leased, func() error {
+		ctx, cancel := detach(ctx)
+		defer cancel()
+		return release(ctx)
+	}, err
 }
 
 // discardSandbox is discard for what create has made of a pod.
@@ -263,9 +282,16 @@ func (d *daemon) waitTask(ctx context.Context, id, execID string) (uint32, error
 	return response.GetExitStatus(), errgrpc.ToNative(err)
 }
 
-// task returns the state of a task; NotFound if there is none.
+// task returns the state of a task; NotFound, and no other error, means that
+// there is none: a shim has two seconds to answer. What containerd could not
+// read it calls unknown, which says nothing about the task either.
+//
+// Upstream: containerd@v2.4 plugins/services/tasks/local.go getProcessState
 func (d *daemon) task(ctx context.Context, id string) (*tasktypes.Process, error) {
 	response, err := d.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+	if err == nil && response.GetProcess().GetStatus() == tasktypes.Status_UNKNOWN {
+		return nil, fmt.Errorf("the state of task %s: %w", id, errdefs.ErrUnknown)
+	}
 	return response.GetProcess(), errgrpc.ToNative(err)
 }
 
@@ -277,7 +303,9 @@ func (d *daemon) listTasks(ctx context.Context) (map[string]*tasktypes.Process, 
 	}
 	byID := map[string]*tasktypes.Process{}
 	for _, process := range response.GetTasks() {
-		byID[process.GetID()] = process
+		if process.GetStatus() != tasktypes.Status_UNKNOWN {
+			byID[process.GetID()] = process
+		}
 	}
 	return byID, nil
 }

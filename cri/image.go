@@ -12,11 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -327,16 +325,13 @@ func (s *imageService) readAccounts(ctx context.Context, info *imageInfo) (*acco
 
 // withRootFS shows f the image's filesystem, read-only, at a temporary place.
 func (s *imageService) withRootFS(ctx context.Context, info *imageInfo, f func(root string) error) (err error) {
-	// Without a lease the view may be collected under us; recover removes a
-	// lease that we did not come to release.
-	ctx, release, err := s.daemon.WithLease(ctx, leases.WithRandomID(), leases.WithExpiration(time.Hour),
-		leases.WithLabels(map[string]string{kindLabel: kindView}))
+	ctx, release, err := s.daemon.lease(ctx) // or the view may be collected under us
 	if err != nil {
 		return err
 	}
 	// Cleanup must happen even when the caller has given up.
 	cleanup := context.WithoutCancel(ctx)
-	defer func() { err = errors.Join(err, release(cleanup)) }()
+	defer func() { err = errors.Join(err, release()) }()
 
 	root, err := os.MkdirTemp(s.cfg.State, "image-")
 	if err != nil {

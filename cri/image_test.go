@@ -2,17 +2,22 @@ package cri
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/random"
@@ -22,6 +27,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/internal/image"
+	"tinykube/internal/nstest"
 )
 
 // testImages pulls from a registry on loopback.
@@ -112,6 +118,76 @@ func (m *machine) testMirror(t *testing.T) {
 	}
 	if _, err := m.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: pulled.GetImageRef()}}); err != nil {
 		t.Error(err)
+	}
+}
+
+// testPullGivenUp: who gives up in the middle of a layer leaves nothing, and may
+// try again.
+func (m *machine) testPullGivenUp(t *testing.T) {
+	stored := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	var whole atomic.Bool
+	half := make(chan struct{}, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if whole.Load() || r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+			stored.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		stored.ServeHTTP(answer, r)
+		maps.Copy(w.Header(), answer.Header())
+		w.Write(answer.Body.Bytes()[:answer.Body.Len()/2])
+		w.(http.Flusher).Flush()
+		half <- struct{}{}
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	img, err := random.Image(1024, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	push(t, server.URL, "big", img)
+	request := &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: strings.TrimPrefix(server.URL, "http://") + "/demo:big"}}
+	ctx, giveUp := context.WithCancel(t.Context())
+	go func() { <-half; giveUp() }()
+	if _, err := m.images.PullImage(ctx, request); status.Code(err) != codes.Canceled {
+		t.Errorf("a pull that was given up: %v", err)
+	}
+	nstest.Eventually(t, "nothing is left of it", func() bool {
+		leased, err1 := m.client.LeasesService().List(t.Context())
+		begun, err2 := m.client.ContentStore().ListStatuses(t.Context())
+		return err1 == nil && err2 == nil && len(leased)+len(begun) == 0
+	})
+	whole.Store(true)
+	pulled, err := m.images.PullImage(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: pulled.GetImageRef()}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A registry that falls silent, before its answer or in it, is given up.
+func TestSilentRegistry(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/begins" {
+			w.Header().Set("Content-Length", "1000")
+			w.Write([]byte("something"))
+			w.(http.Flusher).Flush()
+		}
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	client := &http.Client{Transport: impatient{http.DefaultTransport, 100 * time.Millisecond}}
+	for _, path := range []string{"/", "/begins"} {
+		response, err := client.Get(server.URL + path)
+		if err == nil {
+			_, err = io.ReadAll(response.Body)
+			response.Body.Close()
+		}
+		if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "nothing has come for 100ms") {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

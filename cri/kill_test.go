@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/internal/nstest"
@@ -82,6 +83,42 @@ func (m *machine) testDaemonIsKilled(t *testing.T) {
 	nstest.Eventually(t, "more output", func() bool { return len(messages(t, m.status(t, id).GetLogPath())) > before })
 	if _, err := m.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
 		t.Error(err)
+	}
+	m.removePod(t, pod)
+}
+
+// testShimIsBusy: a shim that does not answer in time says nothing about its
+// pod, neither to a server that starts nor to one that compares.
+func (m *machine) testShimIsBusy(t *testing.T) {
+	pod, config := m.runPod(t, "busy")
+	id := m.runShell(t, pod, config, "a", loop)
+	shims := m.shims(t)
+	if len(shims) != 1 {
+		t.Fatalf("shims of one pod: %v", shims)
+	}
+	kill9(m.server)
+	if err := syscall.Kill(shims[0], syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{Client: m.client}
+	nstest.Eventually(t, "the shim stands still", func() bool {
+		_, err := d.task(t.Context(), id)
+		return err != nil && !errdefs.IsNotFound(err)
+	})
+	started := make(chan struct{})
+	go func() { defer close(started); m.startServer() }()
+	if tasks, err := d.listTasks(t.Context()); err != nil || len(tasks) != 0 {
+		t.Errorf("tasks of a shim that stands still: %v, %v", tasks, err)
+	}
+	if err := syscall.Kill(shims[0], syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	<-started
+	if got := m.status(t, id); got.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("should still run: %v", got)
+	}
+	if r, err := m.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod}); err != nil || r.GetStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
+		t.Errorf("should be ready: %v, %v", r.GetStatus(), err)
 	}
 	m.removePod(t, pod)
 }

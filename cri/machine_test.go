@@ -89,6 +89,8 @@ func newMachine(t *testing.T) *machine {
 	m.writeNetwork(bridgeConfig)
 	m.must(os.WriteFile("/run/containerd.toml", []byte(`version = 3
 disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"]
+[timeouts]
+"io.containerd.timeout.task.state" = "1s" # how long a shim may take to say how a task is
 `), 0o644))
 	m.must(os.Setenv("PATH", bin+":"+os.Getenv("PATH")))
 	m.startDaemon()

@@ -1,11 +1,16 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
@@ -25,11 +30,16 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "parse image reference %q: %v", r.GetImage().GetImage(), err)
 	}
-	image, err := s.daemon.Pull(ctx, named.String(),
+	// The client's own lease would stay for a day when the caller gives up.
+	leased, release, err := s.daemon.lease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	image, err := s.daemon.Pull(leased, named.String(),
 		containerd.WithResolver(docker.NewResolver(docker.ResolverOptions{Hosts: s.registries(ctx, r.GetAuth())})),
 		containerd.WithPullUnpack,
 		containerd.WithPullSnapshotter(s.cfg.Snapshotter))
-	if err != nil {
+	if err := errors.Join(err, release()); err != nil {
 		return nil, fmt.Errorf("pull image %q: %w", named, err)
 	}
 	// A tag may move at the next pull. A second name by digest keeps what was
@@ -51,6 +61,10 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 func (s *imageService) registries(ctx context.Context, auth *runtimeapi.AuthConfig) docker.RegistryHosts {
 	return dockerconfig.ConfigureHosts(ctx, dockerconfig.HostOptions{
 		Credentials: credentials(auth),
+		UpdateClient: func(client *http.Client) error {
+			client.Transport = impatient{client.Transport, pullPatience}
+			return nil
+		},
 		HostDir: func(host string) (string, error) {
 			for _, root := range s.cfg.RegistryConfigDirs {
 				if dir, err := dockerconfig.HostDirFromRoot(root)(host); dir != "" || err != nil && !errdefs.IsNotFound(err) {
@@ -60,6 +74,48 @@ func (s *imageService) registries(ctx context.Context, auth *runtimeapi.AuthConf
 			return "", nil // plain HTTP is for localhost alone
 		},
 	})
+}
+
+const pullPatience = 5 * time.Minute
+
+// impatient gives up a registry from which nothing has come for so long: a
+// pull has no deadline, since nobody knows how large an image is.
+//
+// Upstream: containerd@v2.4 image_pull_progress_timeout
+type impatient struct {
+	http.RoundTripper
+	patience time.Duration
+}
+
+// impatientBody waits anew for each piece.
+type impatientBody struct {
+	io.ReadCloser
+	timer    *time.Timer
+	patience time.Duration
+	ctx      context.Context
+}
+
+func (i impatient) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx, giveUp := context.WithCancelCause(r.Context())
+	silence := fmt.Errorf("%s: nothing has come for %s: %w", r.URL.Host, i.patience, errdefs.ErrUnavailable)
+	body := &impatientBody{timer: time.AfterFunc(i.patience, func() { giveUp(silence) }), patience: i.patience, ctx: ctx}
+	response, err := i.RoundTripper.RoundTrip(r.WithContext(ctx))
+	body.timer.Stop()
+	if err != nil {
+		return nil, cmp.Or(context.Cause(ctx), err)
+	}
+	body.ReadCloser, response.Body = response.Body, body
+	return response, nil
+}
+
+func (b *impatientBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.patience)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	if err != nil && err != io.EOF {
+		err = cmp.Or(context.Cause(b.ctx), err)
+	}
+	return n, err
 }
 
 // credentials answers a registry's challenge from what the kubelet found in

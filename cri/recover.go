@@ -76,6 +76,12 @@ func (s *Server) recoverSandbox(ctx context.Context, record containers.Container
 	}
 	sb := newSandbox(saved)
 	sb.suspect.Store(true)
+	if task == nil && saved.Started {
+		var err error
+		if task, err = s.awaitTask(ctx, sb.ID); err != nil {
+			s.logger.Error("taken for dead", "key", sb.ID, "err", err)
+		}
+	}
 	running := task.GetStatus() == tasktypes.Status_RUNNING
 	if saved.Started && running {
 		sb.started(task.GetPid())
@@ -89,6 +95,22 @@ func (s *Server) recoverSandbox(ctx context.Context, record containers.Container
 	}
 	s.sandboxes.add(sb.name(), sb.ID, sb)
 	return nil
+}
+
+// awaitTask asks for a task that a list has left out until its shim answers;
+// nil if there is none.
+func (s *Server) awaitTask(ctx context.Context, id string) (*tasktypes.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, teardownTimeout)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		task, err := s.daemon.task(ctx, id)
+		if err = ignoreNotFound(err); err == nil || ctx.Err() != nil {
+			return task, err
+		}
+		<-tick.C
+	}
 }
 
 func (s *Server) recoverContainer(ctx context.Context, record containers.Container, task *tasktypes.Process) error {

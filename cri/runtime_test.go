@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +16,9 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/gorilla/websocket"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -35,12 +38,15 @@ func TestRuntime(t *testing.T) {
 	t.Run("Streams", m.testStreams)
 	t.Run("ServerIsKilled", m.testServerIsKilled)
 	t.Run("DaemonIsKilled", m.testDaemonIsKilled)
+	t.Run("ShimIsBusy", m.testShimIsBusy)
 	t.Run("ShimIsKilled", m.testShimIsKilled)
 	t.Run("KilledHalfWay", m.testKilledHalfWay)
 	t.Run("Network", m.testNetwork)
 	t.Run("Images", m.testImages)
 	t.Run("Mirror", m.testMirror)
+	t.Run("PullGivenUp", m.testPullGivenUp)
 	t.Run("Inspect", m.testInspect)
+	t.Run("StreamedLists", m.testStreamedLists)
 	t.Run("ImageVolume", m.testImageVolume)
 	t.Run("HostileImage", m.testHostileImage)
 	t.Run("HostileLayers", m.testHostileLayers)
@@ -89,6 +95,9 @@ func (m *machine) testPod(t *testing.T) {
 	if _, err := m.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: b,
 		Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}}); err != nil {
 		t.Error(err)
+	}
+	if got, _ := m.sh(t, b, "cat /sys/fs/cgroup/memory.max || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"); !strings.Contains(got, fmt.Sprint(32<<20)) {
+		t.Errorf("the kernel's limit after the update: %s", got)
 	}
 	if limits := m.status(t, b).GetResources().GetLinux(); limits.GetMemoryLimitInBytes() != 32<<20 || limits.GetCpuShares() != 512 {
 		t.Errorf("limits after the update: %v", limits)
@@ -311,6 +320,63 @@ func (m *machine) testInspect(t *testing.T) {
 		t.Errorf("a pod that has lost its interface: %q", got)
 	}
 	m.removePod(t, pod)
+}
+
+// testStreamedLists: what the lists say, in pieces.
+func (m *machine) testStreamedLists(t *testing.T) {
+	pod, config := m.runPod(t, "lists")
+	m.runShell(t, pod, config, "a", loop)
+	ctx := t.Context()
+	pods, err1 := m.StreamPodSandboxes(ctx, &runtimeapi.StreamPodSandboxesRequest{Filter: &runtimeapi.PodSandboxFilter{Id: pod}})
+	containers, err2 := m.StreamContainers(ctx, &runtimeapi.StreamContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: pod}})
+	stats, err3 := m.StreamContainerStats(ctx, &runtimeapi.StreamContainerStatsRequest{})
+	podStats, err4 := m.StreamPodSandboxStats(ctx, &runtimeapi.StreamPodSandboxStatsRequest{})
+	metrics, err5 := m.StreamPodSandboxMetrics(ctx, &runtimeapi.StreamPodSandboxMetricsRequest{})
+	images, err6 := m.images.StreamImages(ctx, &runtimeapi.StreamImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: image.Tools}}})
+	none, err7 := m.StreamContainers(ctx, &runtimeapi.StreamContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: "none"}})
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
+		t.Fatal(err)
+	}
+	for what, n := range map[string]int{
+		"pods":        count(t, pods, func(r *runtimeapi.StreamPodSandboxesResponse) int { return len(r.GetPodSandboxes()) }),
+		"containers":  count(t, containers, func(r *runtimeapi.StreamContainersResponse) int { return len(r.GetContainers()) }),
+		"stats":       count(t, stats, func(r *runtimeapi.StreamContainerStatsResponse) int { return len(r.GetContainerStats()) }),
+		"pods' stats": count(t, podStats, func(r *runtimeapi.StreamPodSandboxStatsResponse) int { return len(r.GetPodSandboxStats()) }),
+		"metrics":     count(t, metrics, func(r *runtimeapi.StreamPodSandboxMetricsResponse) int { return len(r.GetPodSandboxMetrics()) }),
+		"images":      count(t, images, func(r *runtimeapi.StreamImagesResponse) int { return len(r.GetImages()) }),
+		"another pod": 1 + count(t, none, func(r *runtimeapi.StreamContainersResponse) int { return len(r.GetContainers()) }),
+	} {
+		if n != 1 {
+			t.Errorf("%s: %d", what, n)
+		}
+	}
+	m.removePod(t, pod)
+}
+
+// count reads a stream to its end.
+func count[R any](t *testing.T, stream grpc.ServerStreamingClient[R], items func(*R) int) (n int) {
+	t.Helper()
+	for {
+		response, err := stream.Recv()
+		if err == io.EOF {
+			return n
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += items(response)
+	}
+}
+
+func TestInBatches(t *testing.T) {
+	var sizes []int
+	send := func(some []int) error { sizes = append(sizes, len(some)); return nil }
+	if err := inBatches(make([]int, 2*streamBatch+1), nil, send); err != nil || !slices.Equal(sizes, []int{streamBatch, streamBatch, 1}) {
+		t.Errorf("%v, %v", sizes, err)
+	}
+	if err := inBatches([]int{1}, errdefs.ErrUnavailable, send); status.Code(err) != codes.Unavailable || len(sizes) != 3 {
+		t.Errorf("a list that failed: %v, %v", err, sizes)
+	}
 }
 
 func (m *machine) testIdempotence(t *testing.T) {

@@ -3,6 +3,7 @@ package kubelet
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -72,7 +73,11 @@ func TestManifestDirectoryFullOfTraps(t *testing.T) {
 		bomb += fmt.Sprintf("a%d: &a%[1]d [%s]\n", i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
 	}
 	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, image: b}]}\n"
-	for name, text := range map[string]string{"good.yaml": pod, ".hidden.yaml": pod, "broken.yaml": "{", "big.yaml": strings.Repeat("#", maxManifestBytes+10),
+	binary, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"good.yaml": pod, ".hidden.yaml": pod, ".good.yaml.swp": pod, "broken.yaml": "{", "binary.yaml": string(binary[:1<<20]), "big.yaml": strings.Repeat("#", maxManifestBytes+10),
 		"deep.yaml": strings.Repeat("[", 1<<20), "deeper.yaml": "a: " + strings.Repeat(`{"a":`, 9000) + "1" + strings.Repeat("}", 9000), "bomb.yaml": bomb,
 		"names.yaml": strings.Replace(pod, "name: a,", "name: ../../a,", 1), "uid.yaml": strings.Replace(pod, "name: x", "name: x, uid: ../../x", 1),
 		"unmasked.yaml": strings.Replace(pod, "image: b", "image: b, securityContext: {procMount: Unmasked}", 1)} {
@@ -94,11 +99,14 @@ func TestManifestDirectoryFullOfTraps(t *testing.T) {
 		}
 	}
 	var said bytes.Buffer
+	if err := os.Mkdir(filepath.Join(dir, "folder.yaml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	s := &staticPods{path: dir, nodeName: "n", log: slog.New(slog.NewTextHandler(&said, nil))}
 	if !s.scan() || s.scan() {
 		t.Error("the first scan changes something, the second does not")
 	}
-	for _, name := range []string{"broken.yaml", "big.yaml", "deep.yaml", "deeper.yaml", "bomb.yaml", "names.yaml", "uid.yaml", "unmasked.yaml", "fifo.yaml", "socket.yaml", "loop", "ping", "device", "dangling"} {
+	for _, name := range []string{"broken.yaml", "binary.yaml", "big.yaml", "deep.yaml", "deeper.yaml", "bomb.yaml", "names.yaml", "uid.yaml", "unmasked.yaml", "fifo.yaml", "socket.yaml", "loop", "ping", "device", "dangling"} {
 		if n := strings.Count(said.String(), "/"+name+" err="); n != 1 {
 			t.Errorf("%s is complained of %d times", name, n)
 		}
@@ -119,6 +127,19 @@ func TestManifestDirectoryFullOfTraps(t *testing.T) {
 	}
 	if s.scan() {
 		t.Error("a healed file changed its pod")
+	}
+	// One put in its place is read, though it is as long and as old.
+	good, other := filepath.Join(dir, "good.yaml"), filepath.Join(dir, ".other")
+	info, err := os.Stat(good)
+	if err == nil {
+		err = errors.Join(os.WriteFile(other, []byte(strings.Replace(pod, "image: b", "image: c", 1)), 0o600), os.Chtimes(other, info.ModTime(), info.ModTime()), os.Rename(other, good))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := s.scan()
+	if pods, _ := s.list(); !changed || len(pods) != 1 || pods[0].Spec.Containers[0].Image != "c" {
+		t.Errorf("a file that was replaced is not read: %v", pods)
 	}
 }
 

@@ -88,6 +88,7 @@ func (s *shutdown) run(ctx context.Context) error {
 	if len(s.groups) == 0 || s.signal == nil {
 		return nil
 	}
+	s.k.log.Info("graceful node shutdown begins with SIGPWR; systemd-logind is not asked")
 	select {
 	case <-ctx.Done():
 		return nil

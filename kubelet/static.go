@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -41,8 +42,10 @@ const (
 	sourceAPI              = "api"
 )
 
-// maxManifestBytes bounds one file; an object of the API cannot be larger.
-const maxManifestBytes = 3 << 20
+// maxManifestBytes bounds one file.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/config/common.go maxConfigLength.
+const maxManifestBytes = 10 << 20
 
 // staticPods reads pods from the files of a directory: how a node runs what
 // must be there before any API server is. The directory is the truth: a file
@@ -94,10 +97,16 @@ func (s *podSet) replace(pods []*corev1.Pod) (changed bool) {
 // staticFile remembers a file that has been read, so that an unchanged one
 // costs a stat, and that a file being rewritten does not end its pod.
 type staticFile struct {
-	size     int64
-	modified time.Time
-	pod      *corev1.Pod // last good content
-	failure  string      // last complaint, not to repeat it
+	stamp   fileStamp
+	pod     *corev1.Pod // last good content
+	failure string      // last complaint, not to repeat it
+}
+
+// fileStamp changes with a file's content, name and rights.
+type fileStamp struct {
+	device, inode uint64
+	size          int64
+	changed       unix.Timespec
 }
 
 // scanFirst makes the source complete before anything is concluded from it.
@@ -227,12 +236,14 @@ func manifestPaths(path string) ([]string, error) {
 // parse keeps its last good pod: half a manifest must not stop an API server.
 func (s *staticPods) load(path string) staticFile {
 	known := s.files[path]
-	info, err := os.Stat(path)
-	if err == nil && known.pod != nil && known.failure == "" && info.Size() == known.size && info.ModTime().Equal(known.modified) {
+	var stat unix.Stat_t
+	err := unix.Stat(path, &stat)
+	stamp := fileStamp{uint64(stat.Dev), stat.Ino, stat.Size, stat.Ctim}
+	if err == nil && stamp == known.stamp {
 		return known
 	}
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("not a regular file but %s", info.Mode().Type()) // it would block, or never end
+	if err == nil && stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = fmt.Errorf("not a regular file (mode %o)", stat.Mode) // it would block, or never end
 	}
 	var pod *corev1.Pod
 	if err == nil {
@@ -242,13 +253,16 @@ func (s *staticPods) load(path string) staticFile {
 		if err.Error() != known.failure {
 			s.log.Error("static pod manifest refused", "key", path, "err", err)
 		}
-		known.failure = err.Error()
+		known.failure, known.stamp = err.Error(), stamp
+		if errors.As(err, new(*fs.PathError)) {
+			known.stamp = fileStamp{} // not what it says is wrong: the next scan may read it
+		}
 		return known
 	}
 	if known.pod != nil && known.pod.UID == pod.UID {
 		pod = known.pod // touched, not changed
 	}
-	return staticFile{size: info.Size(), modified: info.ModTime(), pod: pod}
+	return staticFile{stamp: stamp, pod: pod}
 }
 
 func readManifest(path, nodeName string) (*corev1.Pod, error) {

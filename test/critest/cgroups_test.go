@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +30,7 @@ spec:
   containers:
   - name: c
     image: ` + defaultImage + `
-    command: [sh, -c, "while true; do sleep 1; done"]
+    command: [sh, -c, "%s"]
     resources: %s
 `
 
@@ -63,7 +64,7 @@ var expectations = []expectation{
 }
 
 // TestCgroups runs a kubelet on our CRI server, with a static pod of each QoS
-// class and nothing else, and reads what the kernel then enforces, on whichever
+// class and one that forks without end, and reads what the kernel then enforces, on whichever
 // version of control groups the machine has. The virtual machine runs it on v2.
 func TestCgroups(t *testing.T) {
 	unpack(t)
@@ -80,7 +81,7 @@ func TestCgroups(t *testing.T) {
 			name := strings.TrimSuffix(c.GetLabels()["io.kubernetes.pod.name"], "-"+nodeName)
 			groups[name] = findGroup(root, c.GetId(), v2)
 		}
-		return err == nil && len(groups) == 3
+		return err == nil && len(groups) == 4
 	})
 	t.Logf("control groups: v2 is %v", v2)
 	for _, e := range expectations {
@@ -106,6 +107,22 @@ func TestCgroups(t *testing.T) {
 			t.Errorf("%s stands in class %s", groups[e.pod], class)
 		}
 	}
+	// The bomb hits its pod's limit, and nothing else: v1 counts that in the
+	// container's group, v2 in the pod's.
+	nstest.Eventually(t, "the fork bomb is held", func() bool {
+		counted := ""
+		for _, dir := range []string{filepath.Join("pids", groups[bomb]), filepath.Dir(groups[bomb])} {
+			data, _ := os.ReadFile(filepath.Join("/sys/fs/cgroup", dir, "pids.events")) // one of the two is there
+			counted += string(data)
+		}
+		return strings.Contains(counted, "max ") && !strings.Contains(counted, "max 0")
+	})
+	health, err := http.Get("http://127.0.0.1:10248/healthz")
+	must(t, err)
+	health.Body.Close()
+	if health.StatusCode != http.StatusOK {
+		t.Errorf("the kubelet's health: %s", health.Status)
+	}
 	stats, err := client.ListContainerStats(context.Background(), &cri.ListContainerStatsRequest{})
 	must(t, err)
 	for _, s := range stats.GetStats() {
@@ -115,18 +132,23 @@ func TestCgroups(t *testing.T) {
 	}
 }
 
-const nodeName = "critest"
+const (
+	nodeName = "critest"
+	bomb     = "bomb"
+)
 
 // runKubelet runs a kubelet that knows nothing but a folder, until the test ends.
 func runKubelet(t *testing.T, root string) {
 	t.Helper()
 	manifests := t.TempDir()
-	for name, resources := range map[string]string{
-		"guaranteed": `{limits: {cpu: 500m, memory: 64Mi}, requests: {cpu: 500m, memory: 64Mi}}`,
-		"burstable":  `{requests: {cpu: 250m, memory: 32Mi}, limits: {memory: 128Mi}}`,
-		"besteffort": `{}`,
+	const quiet = "while true; do sleep 1; done"
+	for name, pod := range map[string]struct{ script, resources string }{
+		"guaranteed": {quiet, `{limits: {cpu: 500m, memory: 64Mi}, requests: {cpu: 500m, memory: 64Mi}}`},
+		"burstable":  {quiet, `{requests: {cpu: 250m, memory: 32Mi}, limits: {memory: 128Mi}}`},
+		"besteffort": {quiet, `{}`},
+		bomb:         {"b() { b | b & }; b & exec sleep 3600", `{limits: {cpu: 200m}, requests: {cpu: 10m}}`},
 	} {
-		must(t, os.WriteFile(filepath.Join(manifests, name+".yaml"), fmt.Appendf(nil, qosPod, name, resources), 0o644))
+		must(t, os.WriteFile(filepath.Join(manifests, name+".yaml"), fmt.Appendf(nil, qosPod, name, pod.script, pod.resources), 0o644))
 	}
 	var log bytes.Buffer
 	cmd := exec.Command(clusters.Built(t, "tinykube"), "kubelet", "--pod-manifest-path", manifests, "--container-runtime-endpoint", "unix://"+ours.socket,

@@ -17,7 +17,7 @@ import (
 func TestCluster(t *testing.T) {
 	for name, test := range map[string]func(*user){
 		"missing image": missingImage, "unschedulable": unschedulable, "bad pods": badPods, "host port": hostPort, "daemon set": daemonSet,
-		"no endpoints": noEndpoints, "namespace": deleteNamespace, "owners": owners,
+		"no endpoints": noEndpoints, "namespace": deleteNamespace, "owners": owners, "hostile": hostile,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -98,6 +98,31 @@ func badPods(u *user) {
 			u.becomes(40*time.Second, `(`+row.status+`)`, "get", "pod", name)
 			u.becomes(40*time.Second, row.message, "describe", "pod", name)
 		})
+	}
+}
+
+// hostile containers take what they can get. Each is held or ended for its own
+// reason, and the node stays Ready. (A fork bomb needs a small pids limit: see
+// TestCgroups of test/critest.)
+func hostile(u *user) {
+	const node = "node-2"
+	for name, script := range map[string]string{
+		"line":     "dd if=/dev/zero bs=1048576 count=64 2>/dev/null; echo; echo that was one line; sleep 3600",
+		"stubborn": "trap '' TERM; while true; do sleep 1; done",
+		"filler":   "dd if=/dev/zero of=/full bs=1048576 count=16; sleep 3600",
+	} {
+		u.input(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"`+name+`"},"spec":{"terminationGracePeriodSeconds":1,"nodeSelector":{"kubernetes.io/hostname":"`+node+`"},`+
+			`"containers":[{"name":"c","image":"`+tools+`","command":["sh","-c","`+script+`"],"resources":{"limits":{"ephemeral-storage":"`+
+			map[bool]string{true: "4Mi", false: "1Gi"}[name == "filler"]+`"}}}]}}`, `created`, "create", "-f", "-")
+	}
+	u.becomes(60*time.Second, `stubborn +1/1 +Running`, "get", "pod", "stubborn")
+	u.ok(`deleted`, "delete", "pod", "stubborn", "--timeout=45s")
+	u.becomes(60*time.Second, `^that was one line\n$`, "logs", "line", "--tail=1")
+	u.ok(`^.{1000}$`, "logs", "line", "--limit-bytes=1000")
+	u.becomes(60*time.Second, `^Failed Evicted Pod ephemeral local storage usage exceeds the total limit of containers 4Mi`, "get", "pod", "filler", "-o", "jsonpath={.status.phase} {.status.reason} {.status.message}")
+	u.ok(node+` +Ready`, "get", "node", node)
+	if used := residentMiB(u.T, node, "tinykube kubelet"); used > 200 {
+		u.Errorf("the kubelet uses %d MiB", used)
 	}
 }
 
