@@ -56,6 +56,7 @@ type sender struct {
 	events *Resource[*corev1.Event]
 	log    *slog.Logger
 	queues [recorderWriters]chan *corev1.Event
+	limit  *rate.Limiter // nil: none
 }
 
 // objectKey is what events are about, and on which host they were seen.
@@ -100,6 +101,9 @@ func NewRecorder(c *Client, component, host string, log *slog.Logger) *Recorder 
 // On is a recorder that reports of another host through this one, which is the
 // one to run.
 func (r *Recorder) On(host string) *Recorder { return &Recorder{r.component, host, r.sender} }
+
+// Limit spaces out what is sent. It is called before Run.
+func (r *Recorder) Limit(l *rate.Limiter) { r.limit = l }
 
 // Event reports something about obj, which must carry its kind.
 func (r *Recorder) Event(obj Object, eventType, reason, format string, args ...any) {
@@ -152,6 +156,9 @@ func (r *sender) send(ctx context.Context, queue <-chan *corev1.Event) error {
 		case event := <-queue:
 			if r.events == nil {
 				continue
+			}
+			if r.limit != nil && r.limit.Wait(ctx) != nil {
+				return nil // ended meanwhile
 			}
 			write, cancel := context.WithTimeout(ctx, recorderWrite)
 			if err := r.record(write, seen, event); err != nil && ctx.Err() == nil {

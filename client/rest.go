@@ -43,6 +43,8 @@ type Client struct {
 	http  *http.Client
 	conns *connections // nil with a Transport of others
 
+	answered func(method, code string)
+
 	mu      sync.Mutex // guards token and tokenAt
 	token   string
 	tokenAt time.Time
@@ -77,6 +79,13 @@ func New(cfg *Config) (*Client, error) {
 	}
 	return c, nil
 }
+
+// OnAnswer has f told of every request: the status, or <error> if there was no
+// answer. It is called before the first of them.
+func (c *Client) OnAnswer(f func(method, code string)) { c.answered = f }
+
+// Address is the API server's host and port.
+func (c *Client) Address() string { return c.base.Host }
 
 // Host is the API server's URL.
 func (c *Client) Host() string { return c.cfg.Host }
@@ -144,6 +153,13 @@ func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	response, err := c.http.Do(request)
+	if c.answered != nil {
+		code := "<error>"
+		if err == nil {
+			code = strconv.Itoa(response.StatusCode)
+		}
+		c.answered(request.Method, code)
+	}
 	if err == nil && response.StatusCode == http.StatusUnauthorized && c.cfg.TokenSource != nil {
 		c.cfg.TokenSource.Reject(token)
 	}

@@ -44,7 +44,7 @@ func newCluster(t *testing.T) *cluster {
 	file.StaticPodPath, file.PodLogsDir = filepath.Join(dir, "manifests"), filepath.Join(dir, "pods")
 	off := false
 	file.EvictionHard, file.ImageGCHighThresholdPercent = map[string]string{}, to[int32](100) // how full the machine is is no matter here
-	file.CgroupsPerQOS, file.Port, file.Address = &off, freePort(t), "127.0.0.1"
+	file.CgroupsPerQOS, file.EnforceNodeAllocatable, file.Port, file.Address = &off, nil, freePort(t), "127.0.0.1"
 	cfg, err := NewConfig(file, "node-0", filepath.Join(dir, "kubelet"))
 	if err != nil {
 		t.Fatal(err)
@@ -415,7 +415,7 @@ func TestNodeAPIRefusesStrangersAndServesLogs(t *testing.T) {
 	c.stop()
 	c.start() // forgets the refusal that it remembers for half a minute
 	c.eventually("the token may read logs", func() error {
-		if code, text := request(token); code != http.StatusOK || text != "2026-01-02T03:04:06Z world\n" {
+		if code, text := request(token); code != http.StatusOK || text != "2026-01-02T03:04:06.000000000Z world\n" {
 			return fmt.Errorf("%d %q", code, text)
 		}
 		return nil

@@ -15,6 +15,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 
 	"tinykube/client"
 )
@@ -23,7 +24,10 @@ import (
 // the node, so nobody unknown gets further than a 401.
 //
 //	client certificate of the cluster's CA ─▶ user, groups ─┐
-//	bearer token ─▶ TokenReview ───────────▶ user, groups ─┴▶ SubjectAccessReview
+//	bearer token ─▶ TokenReview ───────────▶ user, groups ─┼▶ SubjectAccessReview
+//	neither, if anonymous callers are let in ▶ anonymous ──┘  (or AlwaysAllow)
+//
+// Wrong credentials are never taken for none: they are a 401 in any case.
 //
 // Simplified: two identities are let in without a SubjectAccessReview, the
 // administrators' group and the API server's own client certificate, so that
@@ -32,7 +36,7 @@ import (
 type authenticator struct {
 	roots    *x509.CertPool
 	client   *client.Client // nil: no reviews
-	tokens   bool
+	settings ServerConfig
 	nodeName string
 
 	mu    sync.Mutex // guards cache
@@ -50,14 +54,9 @@ type review struct {
 	until   time.Time
 	user    *identity
 	allowed bool
-	reason  string
 }
 
-const (
-	reviewGood  = 2 * time.Minute
-	reviewBad   = 30 * time.Second
-	reviewLimit = 10000
-)
+const reviewLimit = 10000
 
 // trustedGroups and trustedUser are the stand-in described above.
 var trustedGroups = []string{"system:masters", "kubeadm:cluster-admins"}
@@ -65,8 +64,7 @@ var trustedGroups = []string{"system:masters", "kubeadm:cluster-admins"}
 const trustedUser = "kube-apiserver-kubelet-client"
 
 func (k *Kubelet) newAuthenticator() (*authenticator, error) {
-	a := &authenticator{client: k.client, tokens: k.cfg.Server.WebhookAuthentication, nodeName: k.cfg.NodeName,
-		cache: map[[sha256.Size]byte]review{}}
+	a := &authenticator{client: k.client, settings: k.cfg.Server, nodeName: k.cfg.NodeName, cache: map[[sha256.Size]byte]review{}}
 	if file := k.cfg.Server.ClientCAFile; file != "" {
 		raw, err := os.ReadFile(file)
 		if err != nil {
@@ -81,45 +79,72 @@ func (k *Kubelet) newAuthenticator() (*authenticator, error) {
 }
 
 // wrap lets a request pass only from a known caller who is allowed to make it.
+// Some paths have two names in RBAC; either will do.
 func (a *authenticator) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := a.authenticate(r)
 		if err != nil || user == nil {
-			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			say(w, http.StatusUnauthorized, "Unauthorized")
 			return
 		}
-		verb, subresource := requestAttributes(r)
-		allowed, reason, err := a.authorize(r.Context(), user, verb, subresource)
-		if err != nil {
-			http.Error(w, fmt.Sprintf("Authorization error (user=%s, verb=%s, resource=nodes, subresource=%s)", user.name, verb, subresource), http.StatusInternalServerError)
-			return
+		verb, subresources := requestAttributes(r)
+		for _, subresource := range subresources {
+			allowed, err := a.authorize(r.Context(), user, verb, subresource)
+			if err != nil {
+				say(w, http.StatusInternalServerError, "Authorization error (user=%s, verb=%s, resource=nodes, subresource=%s)", user.name, verb, subresource)
+				return
+			}
+			if allowed {
+				next.ServeHTTP(w, r)
+				return
+			}
 		}
-		if !allowed {
-			http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=[%s]) %s", user.name, verb, subresource, reason), http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
+		say(w, http.StatusForbidden, "Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=%v)\n", user.name, verb, subresources)
 	})
 }
 
 func (a *authenticator) authenticate(r *http.Request) (*identity, error) {
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && a.roots != nil {
-		leaf, others := r.TLS.PeerCertificates[0], x509.NewCertPool()
-		for _, c := range r.TLS.PeerCertificates[1:] {
-			others.AddCert(c)
-		}
-		_, err := leaf.Verify(x509.VerifyOptions{Roots: a.roots, Intermediates: others, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-		if err != nil {
-			return nil, err
-		}
-		groups := append(slices.Clone(leaf.Subject.Organization), "system:authenticated")
-		return &identity{name: leaf.Subject.CommonName, groups: groups}, nil
+	user, wrong := a.byCertificate(r)
+	if user == nil {
+		var err error
+		user, err = a.byToken(r)
+		wrong = errors.Join(wrong, err)
 	}
-	token, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !found || token == "" || !a.tokens || a.client == nil {
-		return nil, errors.New("no credentials")
+	if user == nil && wrong == nil && a.settings.Anonymous {
+		user = &identity{name: "system:anonymous", groups: []string{"system:unauthenticated"}}
 	}
-	return a.reviewToken(r.Context(), token)
+	if user != nil {
+		return user, nil
+	}
+	return nil, wrong
+}
+
+func (a *authenticator) byCertificate(r *http.Request) (*identity, error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 || a.roots == nil {
+		return nil, nil
+	}
+	leaf, others := r.TLS.PeerCertificates[0], x509.NewCertPool()
+	for _, c := range r.TLS.PeerCertificates[1:] {
+		others.AddCert(c)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: a.roots, Intermediates: others, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err != nil || leaf.Subject.CommonName == "" {
+		return nil, err
+	}
+	groups := append(slices.Clone(leaf.Subject.Organization), "system:authenticated")
+	return &identity{name: leaf.Subject.CommonName, groups: groups}, nil
+}
+
+func (a *authenticator) byToken(r *http.Request) (*identity, error) {
+	words := strings.Fields(r.Header.Get("Authorization"))
+	if len(words) < 2 || !strings.EqualFold(words[0], "Bearer") || !a.settings.WebhookAuthentication || a.client == nil {
+		return nil, nil
+	}
+	user, err := a.reviewToken(r.Context(), words[1])
+	if user == nil && err == nil {
+		err = errors.New("invalid bearer token")
+	}
+	return user, err
 }
 
 func (a *authenticator) reviewToken(ctx context.Context, token string) (*identity, error) {
@@ -134,9 +159,8 @@ func (a *authenticator) reviewToken(ctx context.Context, token string) (*identit
 	if err != nil {
 		return nil, err
 	}
-	r := review{until: time.Now().Add(reviewBad)}
+	r := review{until: time.Now().Add(a.settings.TokenTTL)}
 	if u := answer.Status.User; answer.Status.Authenticated {
-		r.until = time.Now().Add(reviewGood)
 		r.user = &identity{name: u.Username, uid: u.UID, groups: u.Groups, extra: map[string]authorizationv1.ExtraValue{}}
 		for name, values := range u.Extra {
 			r.user.extra[name] = authorizationv1.ExtraValue(values)
@@ -146,16 +170,16 @@ func (a *authenticator) reviewToken(ctx context.Context, token string) (*identit
 	return r.user, nil
 }
 
-func (a *authenticator) authorize(ctx context.Context, user *identity, verb, subresource string) (allowed bool, reason string, err error) {
-	if user.name == trustedUser || slices.ContainsFunc(trustedGroups, func(g string) bool { return slices.Contains(user.groups, g) }) {
-		return true, "", nil
+func (a *authenticator) authorize(ctx context.Context, user *identity, verb, subresource string) (allowed bool, err error) {
+	if a.settings.AuthorizationMode == string(kubeletv1beta1.KubeletAuthorizationModeAlwaysAllow) || user.name == trustedUser || slices.ContainsFunc(trustedGroups, func(g string) bool { return slices.Contains(user.groups, g) }) {
+		return true, nil
 	}
 	if a.client == nil {
-		return false, "this kubelet has no API server to ask", nil
+		return false, nil // nobody to ask; startup has warned
 	}
 	key := sha256.Sum256([]byte(strings.Join(append([]string{"access", user.name, user.uid, verb, subresource}, user.groups...), "\x00")))
 	if r, found := a.cached(key); found {
-		return r.allowed, r.reason, nil
+		return r.allowed, nil
 	}
 	request := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: user.name, UID: user.uid, Groups: user.groups, Extra: user.extra,
@@ -164,14 +188,14 @@ func (a *authenticator) authorize(ctx context.Context, user *identity, verb, sub
 	var answer authorizationv1.SubjectAccessReview
 	err = a.client.DoInto(ctx, client.Request{Method: http.MethodPost, Path: "/apis/authorization.k8s.io/v1/subjectaccessreviews"}, request, &answer)
 	if err != nil {
-		return false, "", err
+		return false, err
 	}
-	r := review{until: time.Now().Add(reviewBad), allowed: answer.Status.Allowed, reason: answer.Status.Reason}
+	r := review{until: time.Now().Add(a.settings.DeniedTTL), allowed: answer.Status.Allowed}
 	if r.allowed {
-		r.until = time.Now().Add(reviewGood)
+		r.until = time.Now().Add(a.settings.AllowedTTL)
 	}
 	a.remember(key, r)
-	return r.allowed, r.reason, nil
+	return r.allowed, nil
 }
 
 func (a *authenticator) cached(key [sha256.Size]byte) (review, bool) {
@@ -192,29 +216,33 @@ func (a *authenticator) remember(key [sha256.Size]byte, r review) {
 }
 
 // requestAttributes maps a request to what RBAC speaks of: a verb on a
-// subresource of nodes.
+// subresource of nodes. What only looks has a name of its own, so that who
+// reads /pods need not be given proxy, which runs commands.
+//
+// Simplified: exec and attach want create even as GET, which is how a WebSocket
+// starts; upstream's kubelet lets who may get nodes/proxy run commands that way.
 //
 // Upstream: kubernetes@v1.36 pkg/kubelet/server/auth.go.
-func requestAttributes(r *http.Request) (verb, subresource string) {
-	verb = map[string]string{http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch",
+func requestAttributes(r *http.Request) (verb string, subresources []string) {
+	verb = map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch",
 		http.MethodDelete: "delete"}[r.Method]
-	if verb == "" {
-		verb = "get"
+	for _, row := range []struct {
+		prefix string
+		names  []string
+	}{
+		{"/stats", []string{"stats"}}, {"/metrics", []string{"metrics"}}, {"/logs", []string{"log"}}, {"/checkpoint", []string{"checkpoint"}},
+		{"/statusz", []string{"statusz"}}, {"/flagz", []string{"configz"}},
+		{"/pods", []string{"pods", "proxy"}}, {"/runningpods", []string{"pods", "proxy"}},
+		{"/healthz", []string{"healthz", "proxy"}}, {"/configz", []string{"configz", "proxy"}},
+	} {
+		if r.URL.Path == row.prefix || strings.HasPrefix(r.URL.Path, row.prefix+"/") {
+			return verb, row.names
+		}
 	}
-	under := func(prefix string) bool { return r.URL.Path == prefix || strings.HasPrefix(r.URL.Path, prefix+"/") }
-	switch {
-	case under("/stats"):
-		return verb, "stats"
-	case under("/metrics"):
-		return verb, "metrics"
-	case under("/logs"):
-		return verb, "log"
-	case under("/checkpoint"):
-		return verb, "checkpoint"
+	for _, streams := range []string{"/exec/", "/attach/", "/portForward/"} {
+		if strings.HasPrefix(r.URL.Path, streams) {
+			verb = "create"
+		}
 	}
-	// A WebSocket starts as a GET; what follows is no reading.
-	if under("/exec") || under("/attach") || under("/portForward") {
-		verb = "create"
-	}
-	return verb, "proxy"
+	return verb, []string{"proxy"}
 }

@@ -69,7 +69,10 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	if err := os.MkdirAll(k.logDir(pod), 0o755); err != nil {
 		return err
 	}
-	if err := k.cgroups.ensurePod(pod); err != nil {
+	began := time.Now()
+	err := k.cgroups.ensurePod(pod)
+	since(k.metrics.cgroupTime.WithLabelValues("create"), began)
+	if err != nil {
 		k.eventf(pod, corev1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
 		return err
 	}
@@ -200,6 +203,7 @@ func (w *worker) createSandbox(ctx context.Context, pod *corev1.Pod, attempt uin
 // how long, if that is known.
 func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, c *corev1.Container, sandbox *runtimeapi.PodSandboxStatus, seen *observedPod) (left time.Duration, err error) {
 	defer func() { // what the status will say
+		w.k.metrics.containerStarted(pod, c.Name, err)
 		if why, ok := err.(*waitError); ok {
 			w.waiting[c.Name] = why
 		} else if err == nil {
@@ -210,7 +214,9 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, c *corev1.
 		return left, err
 	}
 	config := w.k.sandboxConfig(pod, sandbox.GetLinux().GetNamespaces().GetOptions().GetUsernsOptions(), sandbox.Metadata.GetAttempt())
+	began := time.Now()
 	image, err := w.k.ensureImage(ctx, pod, c, config)
+	w.pulling += time.Since(began)
 	if err != nil {
 		// Meanwhile somebody may bring the image: look more often than we pull.
 		left := min(w.k.imageBackoff.remaining(imageKey(pod, c), time.Now()), imagePoll)

@@ -16,12 +16,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -55,6 +57,8 @@ type certificates struct {
 	first   *tls.Certificate // used while there is none in dir
 	once    bool             // no rotation: the first one is enough
 	log     *slog.Logger
+
+	renewErrors atomic.Int64
 
 	mu   sync.Mutex // guards held
 	held *tls.Certificate
@@ -150,6 +154,7 @@ func (c *certificates) run(ctx context.Context) error {
 				failures = 0
 				continue
 			}
+			c.renewErrors.Add(1)
 			c.log.Warn("certificate not renewed", "signer", c.signer, "attempt", failures+1, "err", err)
 			due = min(csrRetryFirst<<min(failures, 10), csrRetryMax)
 			failures++
@@ -336,4 +341,13 @@ func (c *certificates) current() *tls.Certificate {
 		return nil
 	}
 	return c.held
+}
+
+// secondsLeft is how long the certificate is good; without one there is no end.
+func (c *certificates) secondsLeft() float64 {
+	held := c.current()
+	if held == nil || held.Leaf == nil {
+		return math.Inf(1)
+	}
+	return time.Until(held.Leaf.NotAfter).Seconds()
 }

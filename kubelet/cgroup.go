@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,6 +42,8 @@ type cgroupTree struct {
 	v2      bool
 	failV1  bool
 	pids    int64 // podPidsLimit; <= 0: none
+	uncut   bool  // no CPU quotas at all
+	period  time.Duration
 }
 
 // v1Controllers are those in which we make groups ourselves; the runtime makes
@@ -48,7 +52,8 @@ var v1Controllers = []string{"cpu", "memory", "pids"}
 
 func newCgroupTree(cfg Config) cgroupTree {
 	return cgroupTree{mount: "/sys/fs/cgroup", root: filepath.Clean("/" + cfg.CgroupRoot), driver: cfg.CgroupDriver,
-		enabled: cfg.CgroupsPerQOS, failV1: cfg.FailCgroupV1, pids: cfg.PodPidsLimit}
+		enabled: cfg.CgroupsPerQOS, failV1: cfg.FailCgroupV1, pids: cfg.PodPidsLimit,
+		uncut: !cfg.CPUCFSQuota, period: cfg.CPUPeriod}
 }
 
 // unified says whether the machine has cgroup v2. It is known after ensureRoot.
@@ -123,7 +128,17 @@ func (t *cgroupTree) ensurePod(pod *corev1.Pod) error {
 	if !t.enabled || t.systemd() {
 		return nil
 	}
-	return t.ensure(t.path(pod.UID, qos.Of(pod)), podResources(pod))
+	return t.ensure(t.path(pod.UID, qos.Of(pod)), t.quota(podResources(pod)))
+}
+
+// quota counts a quota in the period that is configured, or drops it.
+func (t *cgroupTree) quota(r *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	if t.uncut {
+		r.CpuPeriod, r.CpuQuota = 0, 0
+	} else if period := t.period.Microseconds(); r.CpuQuota > 0 && period > 0 {
+		r.CpuPeriod, r.CpuQuota = period, max(r.CpuQuota*period/quotaPeriod, minQuota)
+	}
+	return r
 }
 
 // setBurstableShares gives the class the weight of all that is in it.
@@ -175,13 +190,14 @@ type cgroupValue struct{ controller, file, value string }
 func (t *cgroupTree) values(path string, r *runtimeapi.LinuxContainerResources) []cgroupValue {
 	values := []cgroupValue{
 		{"cpu", "cpu.shares", strconv.FormatInt(r.CpuShares, 10)},
+		{"cpu", "cpu.cfs_period_us", strconv.FormatInt(cmp.Or(r.CpuPeriod, quotaPeriod), 10)},
 		{"cpu", "cpu.cfs_quota_us", orUnlimited(r.CpuQuota, "-1")},
 		{"memory", "memory.limit_in_bytes", orUnlimited(r.MemoryLimitInBytes, "-1")},
 	}
 	if t.v2 {
 		values = []cgroupValue{
 			{"cpu", "cpu.weight", strconv.FormatInt(1+(r.CpuShares-minShares)*9999/(maxShares-minShares), 10)},
-			{"cpu", "cpu.max", orUnlimited(r.CpuQuota, "max") + " " + strconv.Itoa(quotaPeriod)},
+			{"cpu", "cpu.max", orUnlimited(r.CpuQuota, "max") + " " + strconv.FormatInt(cmp.Or(r.CpuPeriod, quotaPeriod), 10)},
 			{"memory", "memory.max", orUnlimited(r.MemoryLimitInBytes, "max")},
 		}
 	}

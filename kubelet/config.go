@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,6 +41,7 @@ type Config struct {
 	// What this node has to give; zero: all that the machine or its cgroup has.
 	NodeCPU, NodeMemory resource.Quantity
 	MaxPods             int32
+	MaxNodeImages       int // told in the node's status; negative: all
 	PodPidsLimit        int64
 	KubeReserved        corev1.ResourceList
 	SystemReserved      corev1.ResourceList
@@ -56,6 +58,8 @@ type Config struct {
 	CgroupsPerQOS bool
 	FailCgroupV1  bool
 	CPUCFSQuota   bool
+	CPUPeriod     time.Duration // in which a quota is counted; 0: 100 ms
+	OOMPerProcess bool          // the kernel ends a process, not its container
 
 	ClusterDNS     []string
 	ClusterDomain  string
@@ -64,13 +68,19 @@ type Config struct {
 
 	SerializeImagePulls   bool
 	MaxParallelPulls      int32
+	PullQPS, PullBurst    int // 0: as fast as they come
 	CrashLoopMax          time.Duration
+	RuntimeTimeout        time.Duration // of a call that does not wait for anything
 	ContainerLogMaxSize   int64
 	ContainerLogMaxFiles  int
+	LogPeriod             time.Duration // between looks at their sizes
+	SplitLogStreams       bool          // stdout and stderr may be asked for apart
 	AllowedUnsafeSysctls  []string
 	StatusUpdateFrequency time.Duration
 	StatusReportFrequency time.Duration
 	LeaseDuration         time.Duration
+	SyncFrequency         time.Duration // between looks at a pod that rests
+	EventQPS, EventBurst  int           // 0: no limit
 
 	// Hollow says that the runtime runs nothing: no probe is made, all pass at
 	// once.
@@ -93,12 +103,16 @@ type ServerConfig struct {
 	TLSMinVersion           uint16
 	TLSCipherSuites         []uint16
 	ClientCAFile            string
+	Anonymous               bool
 	WebhookAuthentication   bool
-	AuthorizationMode       string
+	AuthorizationMode       string        // Webhook or AlwaysAllow
+	TokenTTL                time.Duration // of what a review said
+	AllowedTTL, DeniedTTL   time.Duration
+	ReadOnlyPort            int32 // plain HTTP for everybody; 0: none
 	HealthzAddress          string
 	HealthzPort             int32
-	StreamingIdleTimeout    time.Duration
-	EnableDebuggingHandlers bool
+	EnableDebuggingHandlers bool // what shows logs and runs commands
+	SystemLogs, Profiling   bool // with those: /logs/, /debug/pprof/
 }
 
 // NewConfig turns a KubeletConfiguration into a Config for the node.
@@ -114,16 +128,22 @@ func NewConfig(c *kubeletv1beta1.KubeletConfiguration, nodeName, rootDir string)
 		CgroupsPerQOS: isTrue(c.CgroupsPerQOS), FailCgroupV1: isTrue(c.FailCgroupV1), CPUCFSQuota: isTrue(c.CPUCFSQuota),
 		ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, SeccompDefault: isTrue(c.SeccompDefault),
 		SerializeImagePulls: isTrue(c.SerializeImagePulls), AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
-		ContainerLogMaxFiles: 5, CrashLoopMax: 5 * time.Minute,
+		ContainerLogMaxFiles: 5, CrashLoopMax: 5 * time.Minute, RuntimeTimeout: c.RuntimeRequestTimeout.Duration,
 		StatusUpdateFrequency: c.NodeStatusUpdateFrequency.Duration, StatusReportFrequency: c.NodeStatusReportFrequency.Duration,
-		LeaseDuration: time.Duration(c.NodeLeaseDurationSeconds) * time.Second,
+		LeaseDuration: time.Duration(c.NodeLeaseDurationSeconds) * time.Second, SyncFrequency: c.SyncFrequency.Duration,
+		MaxNodeImages: int(*c.NodeStatusMaxImages), LogPeriod: c.ContainerLogMonitorInterval.Duration,
+		CPUPeriod: c.CPUCFSQuotaPeriod.Duration, OOMPerProcess: isTrue(c.SingleProcessOOMKill), SplitLogStreams: c.FeatureGates["PodLogsQuerySplitStreams"],
+		PullQPS: int(*c.RegistryPullQPS), PullBurst: int(c.RegistryBurst), EventQPS: int(*c.EventRecordQPS), EventBurst: int(c.EventBurst),
 		Server: ServerConfig{
 			Enabled: isTrue(c.EnableServer), Address: c.Address, Port: c.Port, CertFile: c.TLSCertFile, KeyFile: c.TLSPrivateKeyFile,
 			BootstrapTLS:          c.ServerTLSBootstrap && c.TLSCertFile == "",
 			ClientCAFile:          c.Authentication.X509.ClientCAFile,
+			Anonymous:             isTrue(c.Authentication.Anonymous.Enabled),
 			WebhookAuthentication: isTrue(c.Authentication.Webhook.Enabled), AuthorizationMode: string(c.Authorization.Mode),
-			HealthzAddress: c.HealthzBindAddress, StreamingIdleTimeout: c.StreamingConnectionIdleTimeout.Duration,
-			EnableDebuggingHandlers: isTrue(c.EnableDebuggingHandlers),
+			TokenTTL: c.Authentication.Webhook.CacheTTL.Duration, AllowedTTL: c.Authorization.Webhook.CacheAuthorizedTTL.Duration,
+			DeniedTTL: c.Authorization.Webhook.CacheUnauthorizedTTL.Duration, ReadOnlyPort: c.ReadOnlyPort,
+			HealthzAddress: c.HealthzBindAddress, EnableDebuggingHandlers: isTrue(c.EnableDebuggingHandlers),
+			SystemLogs: isTrue(c.EnableSystemLogHandler), Profiling: isTrue(c.EnableProfilingHandler),
 		},
 	}
 	var err error
@@ -165,10 +185,10 @@ func (out *Config) addQuantities(c *kubeletv1beta1.KubeletConfiguration) error {
 	}
 	out.ContainerLogMaxSize = size.Value()
 	if out.KubeReserved, err = resourceList(c.KubeReserved); err != nil {
-		return fmt.Errorf("kubeReserved: %w", err)
+		return fmt.Errorf("--kube-reserved value failed to parse: %w", err)
 	}
 	if out.SystemReserved, err = resourceList(c.SystemReserved); err != nil {
-		return fmt.Errorf("systemReserved: %w", err)
+		return fmt.Errorf("--system-reserved value failed to parse: %w", err)
 	}
 	if out.Thresholds, err = parseThresholds(c); err != nil {
 		return err
@@ -182,12 +202,20 @@ func (out *Config) addQuantities(c *kubeletv1beta1.KubeletConfiguration) error {
 	return err
 }
 
+// resourceList reads what is reserved: only what a node has four kinds of.
+//
+// Upstream: kubernetes@v1.36 cmd/kubelet/app/server.go parseResourceList.
 func resourceList(values map[string]string) (corev1.ResourceList, error) {
 	out := corev1.ResourceList{}
 	for name, text := range values {
 		q, err := resource.ParseQuantity(text)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+		switch {
+		case !slices.Contains([]string{"cpu", "memory", "ephemeral-storage", "pid"}, name):
+			return nil, fmt.Errorf("cannot reserve %q resource", name)
+		case err != nil:
+			return nil, fmt.Errorf("failed to parse quantity %q for %q resource: %w", text, name, err)
+		case q.Sign() < 0:
+			return nil, fmt.Errorf("resource quantity for %q cannot be negative: %v", name, text)
 		}
 		out[corev1.ResourceName(name)] = q
 	}

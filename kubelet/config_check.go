@@ -20,13 +20,6 @@ var refusedSettings = []struct {
 	asked func(*kubeletv1beta1.KubeletConfiguration) bool
 	text  string
 }{
-	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return isTrue(c.Authentication.Anonymous.Enabled) },
-		"authentication.anonymous.enabled is refused: this kubelet answers nobody it does not know"},
-	{func(c *kubeletv1beta1.KubeletConfiguration) bool {
-		return c.Authorization.Mode != kubeletv1beta1.KubeletAuthorizationModeWebhook
-	}, "authorization.mode is refused unless it is Webhook: whoever is known would be allowed everything"},
-	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return c.ReadOnlyPort != 0 },
-		"readOnlyPort is refused: there is no port without authentication"},
 	{func(c *kubeletv1beta1.KubeletConfiguration) bool {
 		return c.CPUManagerPolicy != "none" || c.ReservedSystemCPUs != ""
 	},
@@ -48,8 +41,8 @@ var refusedSettings = []struct {
 	}, "imagePullCredentialsVerificationPolicy is refused: who may use an image that is on the node is not verified"},
 	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return isTrue(c.EnableSystemLogQuery) },
 		"enableSystemLogQuery is refused: the node's own logs are not served"},
-	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return c.RunOnce },
-		"runOnce is refused: it is gone upstream as well"},
+	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return !isTrue(c.EnableControllerAttachDetach) },
+		"enableControllerAttachDetach is refused unless it is true: this kubelet attaches no volume itself"},
 	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return len(c.TLSCurvePreferences) > 0 },
 		"tlsCurvePreferences is refused: Go's order of curves is used"},
 	{func(c *kubeletv1beta1.KubeletConfiguration) bool {
@@ -57,17 +50,41 @@ var refusedSettings = []struct {
 	}, "enforceNodeAllocatable is refused for anything but pods: what is reserved is kept from pods, but the system's own groups are not bounded"},
 }
 
+// openSettings let in callers whom nobody knows. They mean what they mean
+// upstream, and are never the default.
+var openSettings = []struct {
+	asked func(*kubeletv1beta1.KubeletConfiguration) bool
+	text  string
+}{
+	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return isTrue(c.Authentication.Anonymous.Enabled) },
+		"authentication.anonymous.enabled: who shows no credentials is let in as system:anonymous"},
+	{func(c *kubeletv1beta1.KubeletConfiguration) bool {
+		return c.Authorization.Mode == kubeletv1beta1.KubeletAuthorizationModeAlwaysAllow
+	}, "authorization.mode is AlwaysAllow: whoever is let in may run commands in every container of this node"},
+	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return c.ReadOnlyPort > 0 },
+		"readOnlyPort: whoever reaches it reads the pods of this node, their environment included"},
+}
+
 // quietSettings are fields without an effect here. Setting one is no mistake.
-var quietSettings = []string{"SyncFrequency", "RegistryPullQPS", "RegistryBurst", "EventRecordQPS", "EventBurst", "EnableContentionProfiling",
-	"OOMScoreAdj", "VolumeStatsAggPeriod", "KubeletCgroups", "SystemCgroups", "CPUManagerPolicyOptions", "CPUManagerReconcilePeriod",
-	"TopologyManagerScope", "TopologyManagerPolicyOptions", "RuntimeRequestTimeout", "HairpinMode", "MaxOpenFiles", "KubeAPIQPS",
-	"KubeAPIBurst", "MakeIPTablesUtilChains", "IPTablesMasqueradeBit", "IPTablesDropBit", "FeatureGates", "ContainerLogMaxWorkers",
-	"ConfigMapAndSecretChangeDetectionStrategy", "VolumePluginDir", "KernelMemcgNotification", "MemoryThrottlingFactor",
-	"MemoryReservationPolicy", "Tracing", "UserNamespaces", "SystemReservedCgroup", "KubeReservedCgroup", "PreloadedImagesVerificationAllowlist",
-	"ShowHiddenMetricsForVersion", "CPUCFSQuotaPeriod"}
+var quietSettings = []string{"EnableContentionProfiling", "VolumeStatsAggPeriod", "KubeletCgroups", "SystemCgroups", "CPUManagerPolicyOptions",
+	"CPUManagerReconcilePeriod", "TopologyManagerScope", "TopologyManagerPolicyOptions", "HairpinMode", "KubeAPIQPS", "KubeAPIBurst", "ContentType",
+	"MakeIPTablesUtilChains", "IPTablesMasqueradeBit", "IPTablesDropBit", "ContainerLogMaxWorkers", "ConfigMapAndSecretChangeDetectionStrategy",
+	"VolumePluginDir", "KernelMemcgNotification", "MemoryThrottlingFactor", "MemoryReservationPolicy", "Tracing", "UserNamespaces",
+	"SystemReservedCgroup", "KubeReservedCgroup", "PreloadedImagesVerificationAllowlist", "ShowHiddenMetricsForVersion",
+	"StreamingConnectionIdleTimeout", "PodCIDR", "EnableDebugFlagsHandler"}
 
 // checkConfiguration refuses what must be refused and returns the warnings.
 func checkConfiguration(c *kubeletv1beta1.KubeletConfiguration) (warnings []string, err error) {
+	open, warnings, err := newGates(c.FeatureGates)
+	if err != nil {
+		return nil, fmt.Errorf("failed to set feature gates from initial flags-based config: %w", err)
+	}
+	if err := validate(c, open); err != nil {
+		return nil, fmt.Errorf("failed to validate kubelet configuration, error: %w", err)
+	}
+	if mode := c.Authorization.Mode; mode != kubeletv1beta1.KubeletAuthorizationModeWebhook && mode != kubeletv1beta1.KubeletAuthorizationModeAlwaysAllow {
+		return nil, fmt.Errorf("unknown authorization mode %s", mode)
+	}
 	for _, row := range refusedSettings {
 		if row.asked(c) {
 			return nil, fmt.Errorf("%s", row.text)
@@ -81,6 +98,11 @@ func checkConfiguration(c *kubeletv1beta1.KubeletConfiguration) (warnings []stri
 	if c.ProtectKernelDefaults {
 		if err := checkKernel(); err != nil {
 			return nil, err
+		}
+	}
+	for _, row := range openSettings {
+		if row.asked(c) {
+			warnings = append(warnings, row.text)
 		}
 	}
 	given, defaults := reflect.ValueOf(c).Elem(), reflect.ValueOf(DefaultConfiguration()).Elem()

@@ -2,7 +2,6 @@ package kubelet
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -75,12 +74,11 @@ func defaultEvictionHard() map[string]string {
 
 // LoadConfiguration reads a KubeletConfiguration file, lays the *.conf files of
 // a directory over it in the order of their names, and fills in the defaults.
-// Either may be empty. It is as strict as upstream: an unknown or repeated
-// field is an error, since a misspelt limit that silently does not apply is
-// worse than no start.
+// Either may be empty. A field that is unknown, or there twice, is a warning and
+// no more, as it is upstream: a file may be older or newer than its kubelet.
 //
-// Upstream: kubernetes@v1.36 cmd/kubelet/app/server.go mergeKubeletConfigurations.
-func LoadConfiguration(file, dropIns string) (*kubeletv1beta1.KubeletConfiguration, error) {
+// Upstream: kubernetes@v1.36 cmd/kubelet/app/server.go loadConfigFile, mergeKubeletConfigurations.
+func LoadConfiguration(file, dropIns string) (c *kubeletv1beta1.KubeletConfiguration, warnings []string, err error) {
 	var files []string
 	if file != "" {
 		files = append(files, file)
@@ -92,52 +90,91 @@ func LoadConfiguration(file, dropIns string) (*kubeletv1beta1.KubeletConfigurati
 			}
 			return err
 		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+		if err != nil {
+			return nil, nil, fmt.Errorf("failed to merge kubelet configs: failed to walk through kubelet dropin directory %q: %w", dropIns, err)
 		}
 	}
 	all := map[string]any{}
 	for _, path := range files {
-		one, err := readConfiguration(path)
+		one, loose, err := readConfiguration(path)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, nil, fmt.Errorf("failed to load kubelet config file, path: %s, error: failed to load Kubelet config file %s, error %w", path, path, err)
+		}
+		for _, wrong := range loose {
+			warnings = append(warnings, fmt.Sprintf("%s: %v: it is passed over", path, wrong))
+		}
+		if path == file {
+			one = withPaths(one, filepath.Dir(path))
 		}
 		mergePatch(all, one)
 	}
 	raw, err := json.Marshal(all)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c := &kubeletv1beta1.KubeletConfiguration{}
+	c = &kubeletv1beta1.KubeletConfiguration{}
 	if err := json.Unmarshal(raw, c); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	fillDefaults(c)
-	return c, nil
+	return c, warnings, nil
 }
 
 // readConfiguration reads one file and checks it by itself, so that a mistake
-// is told with the name of its file.
-func readConfiguration(path string) (map[string]any, error) {
-	raw, err := os.ReadFile(path)
+// is told with the name of its file. loose are those that do not matter.
+func readConfiguration(path string) (values map[string]any, loose []error, err error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("failed to read kubelet config file %q, error: %w", path, err)
 	}
-	if raw, err = yaml.YAMLToJSONStrict(raw); err != nil {
-		return nil, err
+	if len(text) == 0 {
+		return nil, nil, fmt.Errorf("kubelet config file %q was empty", path)
 	}
-	c := &kubeletv1beta1.KubeletConfiguration{}
-	strict, err := kjson.UnmarshalStrict(raw, c)
-	switch {
+	if _, strict := yaml.YAMLToJSONStrict(text); strict != nil {
+		loose = append(loose, strict)
+	}
+	raw, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("failed to decode: %w", err)
+	}
+	c, known := &kubeletv1beta1.KubeletConfiguration{}, kubeletv1beta1.SchemeGroupVersion.String()
+	var meta metav1.TypeMeta
+	switch err := json.Unmarshal(raw, &meta); {
 	case err != nil:
-		return nil, err
-	case len(strict) > 0:
-		return nil, strict[0]
-	case c.Kind != "KubeletConfiguration" || c.APIVersion != kubeletv1beta1.SchemeGroupVersion.String():
-		return nil, fmt.Errorf("it is %s %s, not %s KubeletConfiguration", c.APIVersion, c.Kind, kubeletv1beta1.SchemeGroupVersion)
+		return nil, nil, fmt.Errorf("failed to decode: couldn't get version/kind; json parse error: %w", err)
+	case meta.Kind == "":
+		return nil, nil, fmt.Errorf("failed to decode: Object 'Kind' is missing in '%s'", text)
+	case meta.APIVersion == "":
+		return nil, nil, fmt.Errorf("failed to decode: Object 'apiVersion' is missing in '%s'", text)
+	case meta.Kind != "KubeletConfiguration" || meta.APIVersion != known:
+		return nil, nil, fmt.Errorf("failed to decode: no kind %q is registered for version %q", meta.Kind, meta.APIVersion)
 	}
-	out := map[string]any{}
-	return out, json.Unmarshal(raw, &out)
+	unknown, err := kjson.UnmarshalStrict(raw, c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("failed to decode: %w", err)
+	}
+	if err := json.Unmarshal(raw, &values); err != nil {
+		return nil, nil, err
+	}
+	return values, append(loose, unknown...), nil
+}
+
+// withPaths makes paths that are relative begin at the file's directory.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/apis/config/helpers.go KubeletConfigurationPathRefs.
+func withPaths(values map[string]any, dir string) map[string]any {
+	for _, name := range []string{"staticPodPath", "tlsCertFile", "tlsPrivateKeyFile", "resolvConf", "podLogsDir"} {
+		if path, given := values[name].(string); given && path != "" && !filepath.IsAbs(path) {
+			values[name] = filepath.Join(dir, path)
+		}
+	}
+	authentication, _ := values["authentication"].(map[string]any)
+	if x509, _ := authentication["x509"].(map[string]any); x509 != nil {
+		if path, given := x509["clientCAFile"].(string); given && path != "" && !filepath.IsAbs(path) {
+			x509["clientCAFile"] = filepath.Join(dir, path)
+		}
+	}
+	return values
 }
 
 // mergePatch lays one document over another. Lists are replaced as a whole.

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	"sigs.k8s.io/yaml"
 
 	"tinykube/internal/reference"
@@ -144,7 +147,7 @@ func TestManifestDirectoryFullOfTraps(t *testing.T) {
 }
 
 func TestRealConfigurations(t *testing.T) {
-	c, err := LoadConfiguration(reference.Path(t, "manifests/hard-way/kubelet-config.yaml"), "")
+	c, _, err := LoadConfiguration(reference.Path(t, "manifests/hard-way/kubelet-config.yaml"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +171,7 @@ func TestRealConfigurations(t *testing.T) {
 		if err := os.WriteFile(path, []byte(document), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if c, err = LoadConfiguration(path, ""); err != nil {
+		if c, _, err = LoadConfiguration(path, ""); err != nil {
 			t.Fatal(err)
 		}
 		if cfg, err = NewConfig(c, "node-0", "/var/lib/kubelet"); err != nil {
@@ -182,28 +185,175 @@ func TestRealConfigurations(t *testing.T) {
 	}
 }
 
+const configHead = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+
+// configOf reads a configuration as the command does.
+func configOf(t *testing.T, text string) (Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, loose, err := LoadConfiguration(path, "")
+	if err != nil {
+		return Config{}, err
+	}
+	cfg, err := NewConfig(c, "n", "/x")
+	cfg.Warnings = append(loose, cfg.Warnings...)
+	return cfg, err
+}
+
+// TestConfigurationsThatAreRefused holds our words against upstream's.
 func TestConfigurationsThatAreRefused(t *testing.T) {
-	const head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
 	for text, want := range map[string]string{
-		head + "maxPod: 3\n":                                  "maxPod",
-		head + "maxPods: 3\nmaxPods: 4\n":                     "maxPods",
-		head + "maxPods: many\n":                              "maxPods",
-		"apiVersion: v1\nkind: Pod\n":                         "not kubelet.config.k8s.io/v1beta1 KubeletConfiguration",
-		head + "readOnlyPort: 10255\n":                        "readOnlyPort",
-		head + "authorization: {mode: AlwaysAllow}\n":         "authorization.mode",
-		head + "authentication: {anonymous: {enabled: true}}": "anonymous",
-		head + "systemReserved: {memory: lots}\n":             "systemReserved: memory",
+		configHead + "maxPods: many\n":                                       "cannot unmarshal string into Go struct field KubeletConfiguration.maxPods of type int32",
+		"apiVersion: v1\nkind: Pod\n":                                        `no kind "Pod" is registered for version "v1"`,
+		"apiVersion: kubelet.config.k8s.io/v1\nkind: KubeletConfiguration\n": `no kind "KubeletConfiguration" is registered for version "kubelet.config.k8s.io/v1"`,
+		"kind: KubeletConfiguration\n":                                       "Object 'apiVersion' is missing",
+		configHead + "systemReserved: {memory: lots}\n":                      `--system-reserved value failed to parse: failed to parse quantity "lots" for "memory" resource`,
+		configHead + "kubeReserved: {gpu: \"1\"}\n":                          `cannot reserve "gpu" resource`,
+		configHead + "kubeReserved: {cpu: \"-1\"}\n":                         `resource quantity for "cpu" cannot be negative: -1`,
+		configHead + "authorization: {mode: RBAC}\n":                         "unknown authorization mode RBAC",
+		configHead + "featureGates: {NoSuchGate: true}\n":                    "unrecognized feature gate: NoSuchGate",
+		configHead + "featureGates: {NodeSwap: false}\n":                     "cannot set feature gate NodeSwap to false, feature is locked to true",
+		configHead + "featureGates: {GangScheduling: true}\n":                "GangScheduling is enabled, but depends on features that are disabled: [GenericWorkload]",
+		configHead + "port: 70000\n":                                         "failed to validate kubelet configuration, error: invalid configuration: port (--port) 70000 must be between 1 and 65535, inclusive",
+		configHead + "maxPods: -1\nregistryBurst: -2\n":                      "[invalid configuration: maxPods (--max-pods) -1 must not be a negative number, invalid configuration: registryBurst (--registry-burst) -2 must not be a negative number]",
+		configHead + "cpuCFSQuotaPeriod: 2s\n":                               "cpuCFSQuotaPeriod (--cpu-cfs-quota-period) 2s must be between 1ms and 1sec, inclusive",
+		configHead + "imageGCLowThresholdPercent: 90\n":                      "imageGCLowThresholdPercent (--image-gc-low-threshold) 90 must be less than imageGCHighThresholdPercent (--image-gc-high-threshold) 85",
+		configHead + "shutdownGracePeriodCriticalPods: 5s\n":                 "shutdownGracePeriodCriticalPods 5s must be <= shutdownGracePeriod 0s",
+		configHead + "enforceNodeAllocatable: [pods, magic]\n":               `option "magic" specified for enforceNodeAllocatable`,
+		configHead + "enforceNodeAllocatable: [kube-reserved]\n":             "kubeReservedCgroup (--kube-reserved-cgroup) must be specified when",
+		configHead + "cgroupsPerQOS: false\n":                                "cgroupsPerQOS (--cgroups-per-qos) must be set to true when \"pods\" contained in",
+		configHead + "hairpinMode: wide\n":                                   `option "wide" specified for hairpinMode (--hairpin-mode)`,
+		configHead + "containerLogMaxFiles: 1\n":                             "containerLogMaxFiles must be greater than 1",
+		configHead + "podLogsDir: /var/log/../x\n":                           `pod logs path "/var/log/../x" must be normalized`,
+		configHead + "registerWithTaints: [{key: a, effect: Never}]\n":       "invalid taint: {a  Never <nil>}",
+		configHead + "memorySwap: {swapBehavior: Much}\n":                    `memorySwap.swapBehavior "Much" must be one of: "", "LimitedSwap" or "NoSwap"`,
+		configHead + "maxParallelImagePulls: 3\nserializeImagePulls: true\n": "maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls",
+		configHead + "logging: {format: xml}\n":                              `logging.format: Invalid value: "xml": Unsupported log format`,
+		configHead + "cpuManagerPolicy: static\n":                            "cpuManagerPolicy",
 	} {
-		path := filepath.Join(t.TempDir(), "config.yaml")
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if _, err := configOf(t, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q:\n%v, want\n%q", strings.TrimPrefix(text, configHead), err, want)
+		}
+	}
+}
+
+// TestConfigurationsOfOthers are files as tutorials and distributions have them.
+func TestConfigurationsOfOthers(t *testing.T) {
+	for name, test := range map[string]struct {
+		text     string
+		warnings []string // the beginnings of them, in order
+		check    func(Config) bool
+	}{
+		"Running Kubelet in Standalone Mode": {`authentication:
+  webhook:
+    enabled: false # Do NOT use in production clusters!
+authorization:
+  mode: AlwaysAllow # Do NOT use in production clusters!
+enableServer: false
+logging:
+  format: text
+address: 127.0.0.1 # Restrict access to localhost
+readOnlyPort: 10255 # Do NOT use in production clusters!
+staticPodPath: /etc/kubernetes/manifests
+containerRuntimeEndpoint: unix:///var/run/crio/crio.sock
+`, []string{"authorization.mode is AlwaysAllow", "readOnlyPort"}, func(c Config) bool {
+			return c.Server.ReadOnlyPort == 10255 && !c.Server.Enabled && c.StaticPodPath == "/etc/kubernetes/manifests"
+		}},
+		"kind": {`cgroupDriver: systemd
+cgroupRoot: /kubelet
+failSwapOn: false
+imageGCHighThresholdPercent: 100
+evictionHard: {imagefs.available: 0%, nodefs.available: 0%, nodefs.inodesFree: 0%}
+featureGates: {KubeletInUserNamespace: true}
+`, []string{"featureGates: KubeletInUserNamespace=true"}, func(c Config) bool { return c.CgroupRoot == "/kubelet" }},
+		"minikube": {`authentication: {x509: {clientCAFile: /var/lib/minikube/certs/ca.crt}}
+cgroupDriver: systemd
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+hairpinMode: hairpin-veth
+runtimeRequestTimeout: 15m
+clusterDomain: cluster.local
+imageGCHighThresholdPercent: 100
+evictionHard: {nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%}
+failSwapOn: false
+staticPodPath: /etc/kubernetes/manifests
+`, []string{"hairpinMode"}, func(c Config) bool { return c.RuntimeTimeout == 15*time.Minute }},
+		"k3s": {`address: 0.0.0.0
+allowedUnsafeSysctls: [net.ipv4.ip_forward, net.ipv6.conf.all.forwarding]
+authentication:
+  anonymous: {enabled: false}
+  webhook: {cacheTTL: 2m0s, enabled: true}
+  x509: {clientCAFile: /var/lib/rancher/k3s/agent/client-ca.crt}
+authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 5m0s, cacheUnauthorizedTTL: 30s}}
+cgroupDriver: systemd
+clusterDNS: [10.43.0.10]
+clusterDomain: cluster.local
+containerRuntimeEndpoint: unix:///run/k3s/containerd/containerd.sock
+cpuManagerReconcilePeriod: 10s
+crashLoopBackOff: {}
+evictionHard: {imagefs.available: 5%, nodefs.available: 5%}
+evictionMinimumReclaim: {imagefs.available: 10%, nodefs.available: 10%}
+evictionPressureTransitionPeriod: 5m0s
+failSwapOn: false
+fileCheckFrequency: 20s
+healthzBindAddress: 127.0.0.1
+logging: {flushFrequency: 5s, format: text, options: {json: {infoBufferSize: "0"}, text: {infoBufferSize: "0"}}, verbosity: 0}
+memorySwap: {}
+resolvConf: /etc/resolv.conf
+serializeImagePulls: false
+shutdownGracePeriod: 0s
+staticPodPath: /var/lib/rancher/k3s/agent/pod-manifests
+volumeStatsAggPeriod: 1m0s
+`, nil, func(c Config) bool { return !c.SerializeImagePulls && c.Server.DeniedTTL == 30*time.Second }},
+		"tuned": {`cpuCFSQuotaPeriod: 10ms
+registryPullQPS: 20
+registryBurst: 40
+eventRecordQPS: 0
+syncFrequency: 10s
+maxPod: 3
+maxPods: 3
+maxPods: 4
+nodeStatusMaxImages: -1
+containerLogMonitorInterval: 5s
+kubeAPIQPS: 100
+featureGates: {PodLogsQuerySplitStreams: true}
+authentication: {anonymous: {enabled: true}}
+`, []string{"", "", "authentication.anonymous.enabled", "kubeAPIQPS"}, func(c Config) bool {
+			return c.MaxPods == 4 && c.CPUPeriod == 10*time.Millisecond && c.PullQPS == 20 && c.PullBurst == 40 && c.EventQPS == 0 && c.SyncFrequency == 10*time.Second &&
+				c.MaxNodeImages == -1 && c.LogPeriod == 5*time.Second && c.SplitLogStreams && c.Server.Anonymous
+		}},
+	} {
+		cfg, err := configOf(t, configHead+test.text)
+		if err != nil || !test.check(cfg) || len(cfg.Warnings) != len(test.warnings) {
+			t.Errorf("%s: %v\n%q\n%+v", name, err, cfg.Warnings, cfg)
+			continue
+		}
+		for i, want := range test.warnings {
+			if !strings.HasPrefix(cfg.Warnings[i], want) {
+				t.Errorf("%s: warning %q, want %q", name, cfg.Warnings[i], want)
+			}
+		}
+	}
+}
+
+// TestEveryFieldIsJudged: a field that nobody has thought of would be read,
+// do nothing, and say nothing.
+func TestEveryFieldIsJudged(t *testing.T) {
+	var code string
+	for _, file := range []string{"config.go", "config_check.go", "config_file.go", "eviction_threshold.go", "imagegc.go", "shutdown.go", "../cmd/kubelet/app/app.go"} {
+		raw, err := os.ReadFile(file)
+		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := LoadConfiguration(path, "")
-		if err == nil {
-			_, err = NewConfig(c, "n", "/x")
-		}
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q", text, err, want)
+		code += string(raw)
+	}
+	kind := reflect.TypeFor[kubeletv1beta1.KubeletConfiguration]()
+	for i := range kind.NumField() {
+		name := kind.Field(i).Name
+		if name != "TypeMeta" && name != "RunOnce" && !slices.Contains(quietSettings, name) && !regexp.MustCompile(`\b(c|file)\.`+name+`\b`).MatchString(code) {
+			t.Errorf("%s has neither an effect nor a warning", name)
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (b *csiBench) restartKubelet() {
 			secrets: map[string]*corev1.Secret{"s": {Data: map[string][]byte{"password": []byte("sesame")}}}}
 	}
 	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	b.volumes = &volumes{rootDir: filepath.Join(b.dir, "kubelet"), objects: b.objects, tokens: &tokens{}}
+	b.volumes = &volumes{metrics: newMetrics(), rootDir: filepath.Join(b.dir, "kubelet"), objects: b.objects, tokens: &tokens{}}
 	b.volumes.csi = &csiVolumes{rootDir: b.volumes.rootDir, nodeName: "node-0", objects: b.objects, api: b, touchNode: func() {}, log: log,
 		event: func(_ corev1.ObjectReference, _, reason, format string, args ...any) {
 			log.Info(reason, "text", fmt.Sprintf(format, args...))

@@ -108,6 +108,7 @@ func (e *evictor) look(ctx context.Context, now time.Time) []*worker {
 		}
 		message := evictionMessage(c, kind.resource, due, seen)
 		if w := k.evict(c.pod, message, grace, true); w != nil {
+			k.metrics.evictions.WithLabelValues(string(worst.signal)).Inc()
 			return []*worker{w}
 		}
 	}

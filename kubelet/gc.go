@@ -14,7 +14,6 @@ import (
 
 const (
 	garbagePeriod = time.Minute
-	logPeriod     = 10 * time.Second
 	// deadPerContainer is how many dead lives of a container are kept: the one
 	// that kubectl logs --previous shows.
 	deadPerContainer = 1
@@ -23,7 +22,7 @@ const (
 // collectGarbage removes what pods leave behind while they live: dead
 // containers beyond the last, old sandboxes, long logs.
 func (k *Kubelet) collectGarbage(ctx context.Context) error {
-	garbage, logs := time.NewTicker(garbagePeriod), time.NewTicker(logPeriod)
+	garbage, logs := time.NewTicker(garbagePeriod), time.NewTicker(k.cfg.LogPeriod)
 	defer garbage.Stop()
 	defer logs.Stop()
 	for {

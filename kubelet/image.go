@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -99,6 +100,10 @@ func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	var answer *runtimeapi.PullImageResponse
 	var err error
 	for _, auth := range k.pullCredentials(ctx, pod, c.Image) {
+		if !k.pullRate.Allow() {
+			err = errors.New("pull QPS exceeded")
+			break
+		}
 		answer, err = k.runtime.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: auth, SandboxConfig: sandbox})
 		if err == nil {
 			break

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -28,6 +29,7 @@ type Kubelet struct {
 	ready  chan struct{}
 	dirty  chan struct{} // capacity 1: the sync loop has something to compare
 
+	metrics  *metrics
 	runtime  *containerRuntime
 	cgroups  cgroupTree
 	volumes  *volumes
@@ -56,6 +58,7 @@ type Kubelet struct {
 	crashes      *backoff      // restarts of containers
 	imageBackoff *backoff      // pulls
 	pulls        chan struct{} // as many places as pulls may run at once
+	pullRate     *rate.Limiter
 
 	capacity corev1.ResourceList // what the node has; set before anything runs
 
@@ -122,14 +125,17 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	k := &Kubelet{
 		cfg: cfg, log: deps.Logger, client: deps.Client, started: time.Now(), ready: make(chan struct{}), dirty: make(chan struct{}, 1),
-		runtime:      newContainerRuntime(deps.Runtime, deps.Images),
+		metrics:      newMetrics(),
 		objects:      apiObjects{deps.Client},
 		crashes:      newBackoff(min(10*time.Second, cfg.CrashLoopMax), cfg.CrashLoopMax),
 		imageBackoff: newBackoff(10*time.Second, 5*time.Minute),
 		pulls:        make(chan struct{}, parallel),
+		pullRate:     rate.NewLimiter(limitOf(cfg.PullQPS), cfg.PullBurst),
 		workers:      map[types.UID]*worker{},
 	}
-	k.volumes = &volumes{rootDir: cfg.RootDir, objects: k.objects,
+	k.metrics.registry.MustRegister(stateCollector{k})
+	k.runtime = newContainerRuntime(runtimeCalls{deps.Runtime, cfg.RuntimeTimeout, k.metrics}, runtimeCalls{deps.Images, cfg.RuntimeTimeout, k.metrics})
+	k.volumes = &volumes{metrics: k.metrics, rootDir: cfg.RootDir, objects: k.objects,
 		tokens: &tokens{client: deps.Client, issued: map[tokenKey]issuedToken{}}}
 	k.addCSI()
 	k.cgroups = newCgroupTree(cfg)
@@ -137,7 +143,7 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		watch: cfg.WatchFiles, log: deps.Logger, changed: func() { k.touch(); k.node.touchMirrors() }}
 	k.static.remote = remotePods{url: cfg.StaticPodURL, header: cfg.StaticPodURLHeader, nodeName: cfg.NodeName,
 		period: cfg.HTTPCheckFrequency, log: deps.Logger, changed: k.static.changed}
-	k.relist = &relister{runtime: k.runtime, wake: k.wake}
+	k.relist = &relister{metrics: k.metrics, runtime: k.runtime, wake: k.wake}
 	k.probes = newProbes(k)
 	k.statuses = newStatusWriter(deps.Client, k.apiObject, deps.Logger)
 	k.node = newNodeReporter(k)
@@ -147,14 +153,28 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		k.podInformer, k.serviceInformer, k.events = deps.Shared.Pods.Part(cfg.NodeName), deps.Shared.Services, deps.Shared.Events.On(cfg.NodeName)
 	} else {
 		k.events = client.NewRecorder(deps.Client, "kubelet", cfg.NodeName, deps.Logger)
+		k.events.Limit(rate.NewLimiter(limitOf(cfg.EventQPS), cfg.EventBurst))
 	}
 	if deps.Client != nil {
+		if !k.shared {
+			deps.Client.OnAnswer(func(method, code string) {
+				k.metrics.apiRequests.WithLabelValues(code, method, deps.Client.Address()).Inc()
+			})
+		}
 		k.watchAPI()
 		if k.identity = deps.Certificates; k.identity != nil {
 			k.identity.follow(deps.Client)
 		}
 	}
 	return k, nil
+}
+
+// limitOf reads a rate as configurations write it: 0 is none.
+func limitOf(perSecond int) rate.Limit {
+	if perSecond <= 0 {
+		return rate.Inf
+	}
+	return rate.Limit(perSecond)
 }
 
 // watchAPI prepares the informers: the pods of this node, mirrors included, and

@@ -36,7 +36,7 @@ func newNode(t *testing.T) *node {
 	file.PodLogsDir = filepath.Join(dir, "pods")
 	off := false
 	file.EvictionHard, file.ImageGCHighThresholdPercent = map[string]string{}, to[int32](100) // how full the machine is is no matter here
-	file.EnableServer, file.CgroupsPerQOS = &off, &off
+	file.EnableServer, file.CgroupsPerQOS, file.EnforceNodeAllocatable = &off, &off, nil
 	cfg, err := NewConfig(file, "node-0", filepath.Join(dir, "kubelet"))
 	if err != nil {
 		t.Fatal(err)

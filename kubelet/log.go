@@ -70,11 +70,15 @@ func parseLogLine(raw []byte) (logLine, error) {
 // logOptions are the choices of kubectl logs.
 type logOptions struct {
 	follow, timestamps bool
+	previous           bool // of the life before
 	since              time.Time
 	tail               int64 // lines from the end; negative: all
 	limit              int64 // bytes; negative: no limit
 	stream             string
 }
+
+// logTimeFormat is as wide for each line.
+const logTimeFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
 // errLogLimit ends reading when limitBytes are written.
 var errLogLimit = errors.New("log limit reached")
@@ -94,7 +98,7 @@ func (w *logWriter) write(line logLine) error {
 	}
 	text := line.text
 	if w.options.timestamps && !w.midLine {
-		text = append([]byte(line.at.Format(time.RFC3339Nano)+" "), text...)
+		text = append([]byte(line.at.Format(logTimeFormat)+" "), text...)
 	}
 	w.midLine = line.partial
 	if w.options.limit >= 0 && int64(len(text)) >= w.options.limit {
@@ -131,8 +135,12 @@ func readLog(ctx context.Context, path string, out io.Writer, options logOptions
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
-		if err == nil {
+		unfinished := errors.Is(err, io.EOF) && !options.follow && len(pending) > 0 // and will stay so for us
+		if err == nil || unfinished {
 			if line, err := parseLogLine(pending); err == nil { // what is no line is skipped
+				if unfinished {
+					line.text = bytes.TrimSuffix(line.text, []byte("\n"))
+				}
 				if err := w.write(line); errors.Is(err, errLogLimit) {
 					return nil
 				} else if err != nil {

@@ -101,7 +101,7 @@ func TestSinceLimitAndTimestamps(t *testing.T) {
 	}{
 		"since":      {logOptions{tail: -1, limit: -1, since: start.Add(3 * time.Second)}, "line 3\nline 4\n"},
 		"limit":      {logOptions{tail: -1, limit: 10}, "line 0\nlin"},
-		"timestamps": {logOptions{tail: 1, limit: -1, timestamps: true}, "2026-01-02T03:00:04Z line 4\n"},
+		"timestamps": {logOptions{tail: 1, limit: -1, timestamps: true}, "2026-01-02T03:00:04.000000000Z line 4\n"},
 		"stream":     {logOptions{tail: -1, limit: -1, stream: "stderr"}, ""},
 	} {
 		var b bytes.Buffer

@@ -23,8 +23,6 @@ import (
 )
 
 const (
-	// maxNodeImages bounds the images that a status lists.
-	maxNodeImages = 50
 	// runtimePatience is how long the runtime may be silent before the node
 	// says so.
 	runtimePatience = 30 * time.Second
@@ -298,7 +296,10 @@ func (k *Kubelet) nodeImages(ctx context.Context) ([]corev1.ContainerImage, erro
 	slices.SortFunc(out, func(a, b corev1.ContainerImage) int {
 		return cmp.Or(cmp.Compare(b.SizeBytes, a.SizeBytes), cmp.Compare(a.Names[0], b.Names[0]))
 	})
-	return out[:min(len(out), maxNodeImages)], nil
+	if most := k.cfg.MaxNodeImages; most >= 0 {
+		out = out[:min(len(out), most)]
+	}
+	return out, nil
 }
 
 func nodeInfo(old corev1.NodeSystemInfo, runtimeVersion string) corev1.NodeSystemInfo {

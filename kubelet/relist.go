@@ -28,8 +28,10 @@ import (
 type relister struct {
 	runtime *containerRuntime
 	wake    func(types.UID)
+	metrics *metrics
 
-	last map[types.UID]uint64 // owned by run: a digest of each pod's states
+	last  map[types.UID]uint64 // owned by run, as the next: a digest of each pod's states
+	began time.Time            // the last relist
 
 	evented atomic.Bool // the stream is open
 
@@ -65,10 +67,17 @@ func (r *relister) run(ctx context.Context) error {
 func (r *relister) list(ctx context.Context) (map[types.UID]uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
+	began := time.Now()
+	if !r.began.IsZero() {
+		r.metrics.relistInterval.Observe(began.Sub(r.began).Seconds())
+	}
+	r.began = began
 	lines, err := r.runtime.states(ctx)
 	if err != nil {
 		return nil, err
 	}
+	since(r.metrics.relistTime, began)
+	r.metrics.relistSeen.SetToCurrentTime()
 	digests := map[types.UID]uint64{}
 	for uid, states := range lines {
 		slices.Sort(states)

@@ -35,15 +35,15 @@ func (k *Kubelet) containerResources(pod *corev1.Pod, c *corev1.Container) *runt
 		MemoryLimitInBytes: memory.Value(),
 		OomScoreAdj:        qos.OOMScoreAdj(pod, c, k.capacity.Memory().Value()),
 	}
-	if !limit.IsZero() && k.cfg.CPUCFSQuota {
+	if !limit.IsZero() {
 		out.CpuPeriod, out.CpuQuota = quotaPeriod, cpuQuota(limit.MilliValue())
 	}
 	// On cgroup v2 a container dies as a whole when it is out of memory; half
 	// a container is harder to restart than none.
-	if k.cgroups.unified() {
+	if k.cgroups.unified() && !k.cfg.OOMPerProcess {
 		out.Unified = map[string]string{"memory.oom.group": "1"}
 	}
-	return out
+	return k.cgroups.quota(out)
 }
 
 // podResources is the same for the pod as a whole: its cgroup, which caps what

@@ -32,7 +32,7 @@ func (k *Kubelet) sandboxConfig(pod *corev1.Pod, userns *runtimeapi.UserNamespac
 			CgroupParent:    k.cgroups.parent(pod),
 			SecurityContext: sandboxSecurity(pod, userns),
 			Sysctls:         map[string]string{},
-			Resources:       podResources(&bare),
+			Resources:       k.cgroups.quota(podResources(&bare)),
 		},
 	}
 	if overhead := pod.Spec.Overhead; len(overhead) > 0 {

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -23,58 +22,18 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tinykube/internal/linger"
 )
 
-// The node API: what the API server asks a kubelet on behalf of kubectl logs,
-// exec, attach and port-forward, and what monitoring reads. Everything on this
-// port is authenticated and authorized (auth.go); only the health check on
-// loopback is not.
-func (k *Kubelet) routes(auth func(http.Handler) http.Handler) http.Handler {
-	r := chi.NewRouter()
-	r.Use(auth)
-	r.Get("/healthz", k.serveHealthz)
-	r.Get("/healthz/{check}", k.serveHealthz)
-	r.Get("/pods", k.servePods)
-	r.Get("/runningpods", k.serveRunningPods)
-	r.Get("/runningpods/", k.serveRunningPods)
-	r.Get("/configz", k.serveConfigz)
-	r.Get("/stats/summary", k.serveSummary)
-	metrics := k.metrics()
-	r.Handle("/metrics", metrics.kubelet)
-	r.Handle("/metrics/resource", metrics.resource)
-	r.Handle("/metrics/probes", metrics.probes)
-	r.Handle("/metrics/cadvisor", metrics.cadvisor)
-	if k.cfg.Server.EnableDebuggingHandlers {
-		r.Get("/containerLogs/{namespace}/{pod}/{container}", k.serveLogs)
-		for _, path := range []string{"/{namespace}/{pod}/{container}", "/{namespace}/{pod}/{uid}/{container}"} {
-			r.Get("/exec"+path, k.serveExec)
-			r.Post("/exec"+path, k.serveExec)
-			r.Get("/attach"+path, k.serveAttach)
-			r.Post("/attach"+path, k.serveAttach)
-		}
-		for _, path := range []string{"/{namespace}/{pod}", "/{namespace}/{pod}/{uid}"} {
-			r.Get("/portForward"+path, k.servePortForward)
-			r.Post("/portForward"+path, k.servePortForward)
-		}
-	}
-	r.Post("/checkpoint/*", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "checkpoints are not supported by this kubelet", http.StatusNotImplemented)
-	})
-	return r
-}
-
-// runServers serves the node API and the local health check until ctx ends.
+// runServers serves the node API, and those ports that have no authentication:
+// the health check on loopback and, if it is asked for, the read-only port.
 func (k *Kubelet) runServers(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	s := k.cfg.Server
 	if s.HealthzPort > 0 {
 		local := chi.NewRouter()
-		local.Get("/healthz", k.serveHealthz)
-		local.Get("/healthz/{check}", k.serveHealthz)
+		k.healthRoutes(local)
 		server := &http.Server{Handler: local}
 		address := net.JoinHostPort(s.HealthzAddress, strconv.Itoa(int(s.HealthzPort)))
 		group.Go(func() error { return serve(ctx, server, address, false) })
@@ -95,6 +54,11 @@ func (k *Kubelet) runServers(ctx context.Context) error {
 		}}
 		address := net.JoinHostPort(s.Address, strconv.Itoa(int(s.Port)))
 		group.Go(func() error { return serve(ctx, server, address, true) })
+	}
+	if s.ReadOnlyPort > 0 {
+		server := &http.Server{Handler: k.readOnlyRoutes()}
+		address := net.JoinHostPort(s.Address, strconv.Itoa(int(s.ReadOnlyPort)))
+		group.Go(func() error { return serve(ctx, server, address, false) })
 	}
 	return group.Wait()
 }
@@ -186,52 +150,4 @@ func selfSign(certFile, keyFile, name string, ips []string) error {
 		return err
 	}
 	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
-}
-
-// serveHealthz is healthy while the runtime answers.
-func (k *Kubelet) serveHealthz(w http.ResponseWriter, _ *http.Request) {
-	if err := k.relist.healthy(time.Now()); err != nil && k.relist.started() {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	fmt.Fprint(w, "ok")
-}
-
-// servePods lists the pods of this node as the kubelet sees them.
-func (k *Kubelet) servePods(w http.ResponseWriter, _ *http.Request) {
-	list := &corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
-	for _, worker := range k.allWorkers() {
-		pod, _, status := worker.view()
-		shown := pod.DeepCopy()
-		shown.Status = status
-		list.Items = append(list.Items, *shown)
-	}
-	writeJSON(w, list)
-}
-
-// serveRunningPods lists what the runtime runs, whether or not anybody wants it.
-func (k *Kubelet) serveRunningPods(w http.ResponseWriter, r *http.Request) {
-	uids, err := k.runtime.podUIDs(r.Context())
-	if err != nil {
-		http.Error(w, message(err), http.StatusInternalServerError)
-		return
-	}
-	list := &corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
-	for uid := range uids {
-		if seen, err := k.runtime.observe(r.Context(), uid); err == nil && seen.alive() {
-			list.Items = append(list.Items, *orphan(seen))
-		}
-	}
-	writeJSON(w, list)
-}
-
-func (k *Kubelet) serveConfigz(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, map[string]any{"kubeletconfig": k.cfg.Source})
-}
-
-func writeJSON(w http.ResponseWriter, value any) {
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(value); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-	}
 }

@@ -6,10 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
@@ -70,31 +68,16 @@ func addTo(total **uint64, v *uint64) {
 // metricHandlers are the pages that Prometheus and metrics-server read.
 type metricHandlers struct{ kubelet, resource, probes, cadvisor http.Handler }
 
-func (k *Kubelet) metrics() metricHandlers {
-	own := prometheus.NewRegistry()
-	own.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "kubelet_running_pods", Help: "Number of pods that have a running pod sandbox"},
-			func() float64 { pods, _ := k.runningCounts(); return float64(pods) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "kubelet_running_containers", Help: "Number of containers currently running",
-			ConstLabels: prometheus.Labels{"container_state": "running"}},
-			func() float64 { _, containers := k.runningCounts(); return float64(containers) }))
-	resource := prometheus.NewRegistry()
-	resource.MustRegister(resourceCollector{k})
-	probes, cadvisor := prometheus.NewRegistry(), prometheus.NewRegistry()
-	probes.MustRegister(k.probes.total, k.probes.took)
-	cadvisor.MustRegister(cadvisorCollector{k})
-	page := func(r *prometheus.Registry) http.Handler { return promhttp.HandlerFor(r, promhttp.HandlerOpts{}) }
-	return metricHandlers{page(own), page(resource), page(probes), page(cadvisor)}
-}
-
-func (k *Kubelet) runningCounts() (pods, containers int) {
-	for _, w := range k.allWorkers() {
-		if _, seen, _ := w.view(); seen != nil && seen.alive() {
-			pods++
-			containers += len(seen.running())
-		}
+func (k *Kubelet) metricPages() metricHandlers {
+	page := func(c ...prometheus.Collector) http.Handler {
+		r := prometheus.NewRegistry()
+		r.MustRegister(c...)
+		return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 	}
-	return pods, containers
+	return metricHandlers{
+		kubelet:  promhttp.HandlerFor(k.metrics.registry, promhttp.HandlerOpts{}),
+		resource: page(resourceCollector{k}), probes: page(k.probes.total, k.probes.took), cadvisor: page(cadvisorCollector{k}),
+	}
 }
 
 // resourceCollector is /metrics/resource, made of the runtime's numbers at the
@@ -185,60 +168,5 @@ func (c resourceCollector) collectStarts(out chan<- prometheus.Metric) {
 				out <- prometheus.MustNewConstMetric(startTime, prometheus.GaugeValue, float64(latest.StartedAt)/1e9, spec.Name, pod.Namespace, pod.Name)
 			}
 		}
-	}
-}
-
-// cadvisorCollector is /metrics/cadvisor: under cAdvisor's names, what the
-// runtime measures. The many other figures that cAdvisor reads from the kernel
-// are not there; there is no cAdvisor in this kubelet.
-type cadvisorCollector struct{ k *Kubelet }
-
-var (
-	cadvisorLabels  = []string{"container", "id", "image", "name", "namespace", "pod"}
-	cadvisorCPU     = prometheus.NewDesc("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", append(cadvisorLabels, "cpu"), nil)
-	cadvisorWorking = prometheus.NewDesc("container_memory_working_set_bytes", "Current working set in bytes.", cadvisorLabels, nil)
-	cadvisorUsage   = prometheus.NewDesc("container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed", cadvisorLabels, nil)
-	cadvisorRSS     = prometheus.NewDesc("container_memory_rss", "Size of RSS in bytes.", cadvisorLabels, nil)
-	cadvisorFs      = prometheus.NewDesc("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", cadvisorLabels, nil)
-)
-
-func (cadvisorCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{cadvisorCPU, cadvisorWorking, cadvisorUsage, cadvisorRSS, cadvisorFs} {
-		out <- d
-	}
-}
-
-func (c cadvisorCollector) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // the interface has no context
-	defer cancel()
-	stats, err := c.k.containerUsage(ctx)
-	if err != nil {
-		c.k.log.Warn("usage of the containers", "err", message(err))
-		return
-	}
-	for _, s := range stats {
-		l := s.GetAttributes().GetLabels()
-		if l[labelPodUID] == "" {
-			continue
-		}
-		id, image := s.GetAttributes().GetId(), ""
-		if w := c.k.worker(types.UID(l[labelPodUID])); w != nil {
-			pod, _, _ := w.view()
-			if spec := findContainer(pod, l[labelContainerName]); spec != nil {
-				image = spec.Image
-			}
-		}
-		labels := []string{l[labelContainerName], "/" + id, image, id, l[labelPodNamespace], l[labelPodName]}
-		gauge := func(d *prometheus.Desc, v *runtimeapi.UInt64Value) {
-			if v != nil {
-				out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v.Value), labels...)
-			}
-		}
-		out <- prometheus.MustNewConstMetric(cadvisorCPU, prometheus.CounterValue,
-			float64(s.GetCpu().GetUsageCoreNanoSeconds().GetValue())/1e9, append(labels, "total")...)
-		gauge(cadvisorWorking, s.GetMemory().GetWorkingSetBytes())
-		gauge(cadvisorUsage, s.GetMemory().GetUsageBytes())
-		gauge(cadvisorRSS, s.GetMemory().GetRssBytes())
-		gauge(cadvisorFs, s.GetWritableLayer().GetUsedBytes())
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -29,25 +30,30 @@ type httpError struct {
 func (e *httpError) Error() string { return e.text }
 
 func fail(w http.ResponseWriter, err error) {
-	var h *httpError
-	if errors.As(err, &h) {
-		http.Error(w, h.text, h.code)
-		return
+	code := http.StatusInternalServerError
+	if h := (*httpError)(nil); errors.As(err, &h) {
+		code = h.code
 	}
-	http.Error(w, message(err), http.StatusInternalServerError)
+	say(w, code, "%s", message(err))
 }
 
 // findWorker finds the pod that a request names.
 func (k *Kubelet) findWorker(r *http.Request) (*worker, error) {
-	namespace, name, uid := chi.URLParam(r, "namespace"), chi.URLParam(r, "pod"), types.UID(chi.URLParam(r, "uid"))
+	namespace, name := chi.URLParam(r, "namespace"), chi.URLParam(r, "pod")
 	for _, w := range k.allWorkers() {
-		pod, _, _ := w.view()
-		// By a static pod's UID the API means its mirror's, which we may not know.
-		if pod.Namespace == namespace && pod.Name == name && (uid == "" || uid == pod.UID || isStatic(pod)) {
+		if pod, _, _ := w.view(); pod.Namespace == namespace && pod.Name == name {
 			return w, nil
 		}
 	}
-	return nil, &httpError{http.StatusNotFound, fmt.Sprintf("pod %q not found", name+"_"+namespace)}
+	return nil, &httpError{http.StatusNotFound, "pod does not exist"}
+}
+
+// isMeant says whether it is the pod of the UID that a request may have. By a
+// static pod's UID the API means its mirror's, which we may not know.
+func (w *worker) isMeant(r *http.Request) bool {
+	pod, _, _ := w.view()
+	uid := types.UID(chi.URLParam(r, "uid"))
+	return uid == "" || uid == pod.UID || isStatic(pod)
 }
 
 // runningContainer finds a container to stream with.
@@ -61,43 +67,88 @@ func (k *Kubelet) runningContainer(r *http.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c := seen.latest(name)
-	if c == nil || !c.running() { // upstream knows only running ones here
-		return "", &httpError{http.StatusNotFound, fmt.Sprintf("container not found (%q)", name)}
+	if c := seen.latest(name); c != nil && c.running() && w.isMeant(r) { // upstream knows only running ones here
+		return c.Id, nil
 	}
-	return c.Id, nil
+	return "", fmt.Errorf("container not found (%q)", name)
+}
+
+// streams are what a caller wants to have of a process.
+type streams struct{ stdin, stdout, stderr, tty bool }
+
+func parseStreams(r *http.Request) (streams, error) {
+	wanted := func(name string) bool { return r.FormValue(name) == "1" }
+	s := streams{wanted("input"), wanted("output"), wanted("error") && !wanted("tty"), wanted("tty")}
+	if !s.stdin && !s.stdout && !s.stderr {
+		return s, &httpError{http.StatusBadRequest, "you must specify at least 1 of stdin, stdout, stderr"}
+	}
+	return s, nil
 }
 
 func (k *Kubelet) serveExec(w http.ResponseWriter, r *http.Request) {
-	id, err := k.runningContainer(r)
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	q := r.URL.Query()
-	answer, err := k.runtime.runtime.Exec(r.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: q["command"],
-		Tty: flag(q, "tty"), Stdin: flag(q, "input"), Stdout: flag(q, "output"), Stderr: flag(q, "error") && !flag(q, "tty")})
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	proxyStream(w, r, answer.Url)
+	k.serveStreams(w, r, func(id string, s streams) (string, error) {
+		answer, err := k.runtime.runtime.Exec(r.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: r.URL.Query()["command"],
+			Tty: s.tty, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr})
+		return answer.GetUrl(), err
+	})
 }
 
 func (k *Kubelet) serveAttach(w http.ResponseWriter, r *http.Request) {
+	k.serveStreams(w, r, func(id string, s streams) (string, error) {
+		answer, err := k.runtime.runtime.Attach(r.Context(), &runtimeapi.AttachRequest{ContainerId: id,
+			Tty: s.tty, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr})
+		return answer.GetUrl(), err
+	})
+}
+
+func (k *Kubelet) serveStreams(w http.ResponseWriter, r *http.Request, prepare func(containerID string, s streams) (location string, err error)) {
+	wanted, err := parseStreams(r)
+	var id, location string
+	if err == nil {
+		id, err = k.runningContainer(r)
+	}
+	if err == nil {
+		location, err = prepare(id, wanted)
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	proxyStream(w, r, location)
+}
+
+// serveRun runs a command to its end and answers with what it printed.
+func (k *Kubelet) serveRun(w http.ResponseWriter, r *http.Request) {
 	id, err := k.runningContainer(r)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	q := r.URL.Query()
-	answer, err := k.runtime.runtime.Attach(r.Context(), &runtimeapi.AttachRequest{ContainerId: id,
-		Tty: flag(q, "tty"), Stdin: flag(q, "input"), Stdout: flag(q, "output"), Stderr: flag(q, "error") && !flag(q, "tty")})
+	command := strings.Split(r.FormValue("cmd"), " ")
+	answer, err := k.runtime.runtime.ExecSync(r.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: command})
+	if err == nil && answer.ExitCode != 0 {
+		err = fmt.Errorf("command '%s' exited with %d: %s", strings.Join(command, " "), answer.ExitCode, answer.Stderr)
+	}
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	proxyStream(w, r, answer.Url)
+	w.Header().Set("Content-Type", "application/json") // upstream says so of any text
+	_, _ = w.Write(append(answer.Stdout, answer.Stderr...))
+}
+
+// serveCheckpoint refuses, but first what would be wrong anywhere.
+func (k *Kubelet) serveCheckpoint(w http.ResponseWriter, r *http.Request) {
+	worker, err := k.findWorker(r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	if pod, _, _ := worker.view(); findContainer(pod, chi.URLParam(r, "container")) == nil {
+		say(w, http.StatusNotFound, "container %s does not exist", chi.URLParam(r, "container"))
+		return
+	}
+	say(w, http.StatusNotImplemented, "checkpoints are not supported by this kubelet")
 }
 
 func (k *Kubelet) servePortForward(w http.ResponseWriter, r *http.Request) {
@@ -111,9 +162,13 @@ func (k *Kubelet) servePortForward(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	if !worker.isMeant(r) {
+		fail(w, &httpError{http.StatusNotFound, "pod not found"})
+		return
+	}
 	sandbox := seen.sandbox()
 	if sandbox == nil || sandbox.State != runtimeapi.PodSandboxState_SANDBOX_READY {
-		fail(w, &httpError{http.StatusNotFound, "pod not found (it has no running sandbox)"})
+		fail(w, fmt.Errorf("pod not found (%q)", chi.URLParam(r, "pod")+"_"+chi.URLParam(r, "namespace")))
 		return
 	}
 	request := &runtimeapi.PortForwardRequest{PodSandboxId: sandbox.Id}
@@ -133,9 +188,6 @@ func (k *Kubelet) servePortForward(w http.ResponseWriter, r *http.Request) {
 	proxyStream(w, r, answer.Url)
 }
 
-// flag reads upstream's way of writing true.
-func flag(q url.Values, name string) bool { return q.Get(name) == "1" || q.Get(name) == "true" }
-
 // proxyStream passes an upgraded connection through to the runtime's server.
 func proxyStream(w http.ResponseWriter, r *http.Request, location string) {
 	target, err := url.Parse(location)
@@ -153,24 +205,32 @@ func (streamErrors) Error(w http.ResponseWriter, _ *http.Request, err error) { f
 
 // serveLogs answers kubectl logs.
 func (k *Kubelet) serveLogs(w http.ResponseWriter, r *http.Request) {
-	worker, err := k.findWorker(r)
+	options, err := parseLogOptions(r.URL.Query(), time.Now())
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	q := r.URL.Query()
-	options, err := parseLogOptions(q, time.Now())
+	worker, err := k.findWorker(r)
 	if err != nil {
-		fail(w, &httpError{http.StatusBadRequest, err.Error()})
+		say(w, http.StatusNotFound, "pod %q does not exist", chi.URLParam(r, "pod"))
 		return
 	}
 	pod, _, _ := worker.view()
+	name := chi.URLParam(r, "container")
+	if findContainer(pod, name) == nil {
+		say(w, http.StatusNotFound, "container %q not found in pod %q", name, pod.Name)
+		return
+	}
+	if options.stream != "" && !k.cfg.SplitLogStreams {
+		say(w, http.StatusBadRequest, "unable to return the given log stream: %q. Please enable PodLogsQuerySplitStreams feature gate in kubelet", r.URL.Query().Get("stream"))
+		return
+	}
 	seen, err := k.runtime.observe(r.Context(), worker.uid)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	c, err := logSource(pod, seen, worker.publishedStatus(), chi.URLParam(r, "container"), flag(q, "previous"))
+	c, err := logSource(pod, seen, worker.publishedStatus(), name, options.previous)
 	if err != nil {
 		fail(w, err)
 		return
@@ -195,9 +255,6 @@ func (k *Kubelet) serveLogs(w http.ResponseWriter, r *http.Request) {
 
 // logSource chooses the life of a container whose log is asked for.
 func logSource(pod *corev1.Pod, seen *observedPod, status corev1.PodStatus, name string, previous bool) (*observedContainer, error) {
-	if findContainer(pod, name) == nil {
-		return nil, &httpError{http.StatusBadRequest, fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name)}
-	}
 	lives := seen.attempts(name)
 	if previous {
 		// In a backoff the life that ended last is the previous one already.
@@ -220,11 +277,13 @@ func logSource(pod *corev1.Pod, seen *observedPod, status corev1.PodStatus, name
 			reason = s.State.Waiting.Reason
 		}
 	}
-	text := fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, reason)
-	if reason == reasonErrImagePull || reason == reasonImageBackOff {
-		text = fmt.Sprintf("container %q in pod %q is waiting to start: trying and failing to pull image", name, pod.Name)
+	switch reason {
+	case reasonErrImagePull:
+		reason = "image can't be pulled"
+	case reasonImageBackOff:
+		reason = "trying and failing to pull image"
 	}
-	return nil, &httpError{http.StatusBadRequest, text}
+	return nil, &httpError{http.StatusBadRequest, fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, reason)}
 }
 
 func waiting(status corev1.PodStatus, name string) bool {
@@ -236,40 +295,58 @@ func waiting(status corev1.PodStatus, name string) bool {
 	return false
 }
 
-// parseLogOptions reads the query of /containerLogs.
+// parseLogOptions reads the query of /containerLogs. What is no option is a 400;
+// what is one, and makes no sense, a 422.
+//
+// Upstream: kubernetes@v1.36 pkg/apis/core/v1/validation ValidatePodLogOptions.
 func parseLogOptions(q url.Values, now time.Time) (logOptions, error) {
-	o := logOptions{follow: flag(q, "follow"), timestamps: flag(q, "timestamps"), tail: -1, limit: -1}
-	for name, field := range map[string]*int64{"tailLines": &o.tail, "limitBytes": &o.limit} {
-		if text := q.Get(name); text != "" && text != "all" {
-			n, err := strconv.ParseInt(text, 10, 64)
-			if err != nil || n < 0 {
-				return o, fmt.Errorf("%s: %q is not a number of at least 0", name, text)
-			}
-			*field = n
+	o := logOptions{follow: flag(q, "follow"), timestamps: flag(q, "timestamps"), previous: flag(q, "previous"), tail: -1, limit: -1}
+	invalid := &httpError{http.StatusUnprocessableEntity, `{"message": "Invalid request."}`}
+	unreadable := &httpError{http.StatusBadRequest, `{"message": "Unable to decode query."}`}
+	if q.Has("tail") { // the old name
+		q.Set("tailLines", q.Get("tail"))
+	}
+	if q.Get("tail") == "all" {
+		q.Del("tailLines")
+	}
+	var seconds int64
+	for name, number := range map[string]struct {
+		into  *int64
+		least int64
+	}{"tailLines": {&o.tail, 0}, "limitBytes": {&o.limit, 1}, "sinceSeconds": {&seconds, 1}} {
+		if !q.Has(name) {
+			continue
+		}
+		n, err := strconv.ParseInt(q.Get(name), 10, 64)
+		if err != nil {
+			return o, unreadable
+		}
+		if *number.into = n; n < number.least {
+			return o, invalid
 		}
 	}
-	if text := q.Get("sinceSeconds"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return o, fmt.Errorf("sinceSeconds: %q is not a number", text)
-		}
-		o.since = now.Add(-time.Duration(n) * time.Second)
+	if seconds > 0 {
+		o.since = now.Add(-time.Duration(seconds) * time.Second)
 	}
 	if text := q.Get("sinceTime"); text != "" {
 		var t metav1.Time
 		if err := t.UnmarshalQueryParameter(text); err != nil {
-			return o, fmt.Errorf("sinceTime: %w", err)
+			return o, unreadable
 		}
-		o.since = t.Time
+		if o.since = t.Time; seconds > 0 {
+			return o, invalid
+		}
 	}
-	switch stream := q.Get("stream"); stream {
-	case "", "All":
-	case "Stdout", "Stderr":
-		o.stream = map[string]string{"Stdout": "stdout", "Stderr": "stderr"}[stream]
-	default:
-		return o, fmt.Errorf("stream: %q is not All, Stdout or Stderr", stream)
+	stream, known := map[string]string{"": "", "All": "", "Stdout": "stdout", "Stderr": "stderr"}[q.Get("stream")]
+	if o.stream = stream; !known || stream != "" && o.tail >= 0 {
+		return o, invalid
 	}
 	return o, nil
+}
+
+// flag reads a choice as upstream's decoder does: whatever does not deny it.
+func flag(q url.Values, name string) bool {
+	return q.Has(name) && q.Get(name) != "0" && !strings.EqualFold(q.Get(name), "false")
 }
 
 // flushing sends each line as it comes: somebody follows it.

@@ -14,7 +14,7 @@ import (
 // and is never given the host's users, whatever the file says.
 func TestUserNamespaceRanges(t *testing.T) {
 	dir, yes, no := t.TempDir(), true, false
-	k := &Kubelet{cfg: Config{RootDir: dir}, volumes: &volumes{rootDir: dir}, node: &nodeReporter{}}
+	k := &Kubelet{cfg: Config{RootDir: dir}, volumes: &volumes{metrics: newMetrics(), rootDir: dir}, node: &nodeReporter{}}
 	pod := func(uid string) *corev1.Pod {
 		if err := os.MkdirAll(k.volumes.podDir(types.UID(uid)), 0o750); err != nil {
 			t.Fatal(err)

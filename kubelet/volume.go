@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,6 +36,7 @@ type volumes struct {
 	// defaultTmpfsBytes bounds memory volumes that say nothing themselves.
 	defaultTmpfsBytes int64
 	csi               *csiVolumes
+	metrics           *metrics
 }
 
 // mountedVolume is a volume ready to be mounted into containers.
@@ -60,7 +62,9 @@ func (v *volumes) setUp(ctx context.Context, f podFacts) (map[string]mountedVolu
 	mounted := map[string]mountedVolume{}
 	for i := range f.pod.Spec.Volumes {
 		volume := &f.pod.Spec.Volumes[i]
+		began := time.Now()
 		one, err := v.setUpOne(ctx, f, volume)
+		since(v.metrics.volumeTime.WithLabelValues("false", "volume_mount", map[bool]string{true: "success", false: "fail-unknown"}[err == nil], volumePlugin(volume)), began)
 		if said := (told{}); errors.As(err, &said) {
 			return nil, err
 		} else if err != nil {

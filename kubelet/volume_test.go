@@ -74,7 +74,7 @@ func testVolumes(t *testing.T) (*volumes, *fakeObjects) {
 	objects := &fakeObjects{
 		configMaps: map[string]*corev1.ConfigMap{"cm": {Data: map[string]string{"a": "1", "b": "2"}}},
 		secrets:    map[string]*corev1.Secret{"s": {Data: map[string][]byte{"password": []byte("x")}}}}
-	v := &volumes{rootDir: t.TempDir(), objects: objects, tokens: &tokens{}, defaultTmpfsBytes: 1 << 20}
+	v := &volumes{metrics: newMetrics(), rootDir: t.TempDir(), objects: objects, tokens: &tokens{}, defaultTmpfsBytes: 1 << 20}
 	v.csi = &csiVolumes{rootDir: v.rootDir, nodeName: "node-0", objects: objects, log: discard}
 	return v, objects
 }

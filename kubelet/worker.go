@@ -48,6 +48,8 @@ type worker struct {
 	mountedOf *corev1.Pod // the pod that mounted was made for
 	stopped   bool        // nothing runs and nothing is mounted any more
 	failures  int         // syncs that failed in a row
+	born      time.Time   // zero: it ran before we knew it, or its start has been told
+	pulling   time.Duration
 }
 
 // endCase is why a pod's end has begun.
@@ -59,18 +61,19 @@ type endCase struct {
 }
 
 const (
-	// resyncPeriod is how long a pod goes without being looked at: how long
-	// anything may stay wrong that nobody told us of.
-	resyncPeriod = time.Minute
-	retryBase    = 500 * time.Millisecond
-	retryMax     = 10 * time.Second
+	retryBase = 500 * time.Millisecond
+	retryMax  = 10 * time.Second
 	// volumeRefresh is how old the content of API volumes may get.
 	volumeRefresh = 50 * time.Second
 )
 
 func newWorker(k *Kubelet, pod *corev1.Pod) *worker {
-	return &worker{k: k, uid: pod.UID, key: pod.Namespace + "/" + pod.Name, wake: make(chan struct{}, 1),
+	w := &worker{k: k, uid: pod.UID, key: pod.Namespace + "/" + pod.Name, wake: make(chan struct{}, 1),
 		pod: pod, status: pod.Status, waiting: map[string]*waitError{}}
+	if pod.Status.StartTime == nil {
+		w.born = time.Now()
+	}
+	return w
 }
 
 // poke makes the worker look again, soon.
@@ -215,6 +218,11 @@ func (w *worker) sync(ctx context.Context) (next time.Duration, gone bool) {
 		w.mu.Unlock()
 	}()
 
+	operation := "sync"
+	if w.mounted == nil {
+		operation = "create"
+	}
+	defer since(w.k.metrics.workerTime.WithLabelValues(operation), time.Now())
 	seen, err := w.k.runtime.observe(ctx, w.uid)
 	if err == nil {
 		w.note(seen)
@@ -236,8 +244,9 @@ func (w *worker) sync(ctx context.Context) (next time.Duration, gone bool) {
 		return w.retryDelay(ctx, err), false
 	}
 	w.failures = 0
-	if next <= 0 || next > resyncPeriod {
-		next = jitter(resyncPeriod)
+	// Anything may stay wrong for so long that nobody told us of.
+	if most := w.k.cfg.SyncFrequency; next <= 0 || next > most {
+		next = jitter(most)
 	}
 	return next, gone
 }
@@ -288,6 +297,10 @@ func (w *worker) publish(pod *corev1.Pod, seen *observedPod, terminal bool) core
 	w.status = status
 	w.mu.Unlock()
 	w.k.statuses.set(pod, status)
+	if status.Phase == corev1.PodRunning && !w.born.IsZero() {
+		w.k.metrics.podStarted(pod, w.born, w.pulling)
+		w.born = time.Time{}
+	}
 	return status
 }
 

@@ -152,7 +152,7 @@ const nodesPerConnection = 100
 func (h *hollow) node(api *client.Client, dir string, i int) (*kubelet.Kubelet, error) {
 	name := fmt.Sprintf("%s%d", h.prefix, i)
 	file, off := kubelet.DefaultConfiguration(), false
-	file.EnableServer, file.CgroupsPerQOS, file.NodeLeaseDurationSeconds = &off, &off, h.lease
+	file.EnableServer, file.CgroupsPerQOS, file.EnforceNodeAllocatable, file.NodeLeaseDurationSeconds = &off, &off, nil, h.lease
 	file.PodLogsDir = filepath.Join(dir, name, "log", "pods")
 	cfg, err := kubelet.NewConfig(file, name, filepath.Join(dir, name, "kubelet"))
 	if err != nil {

@@ -4,16 +4,23 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"maps"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"tinykube/api/version"
 	"tinykube/internal/flags"
@@ -71,10 +78,12 @@ func NewCommand() *cobra.Command {
 
 func (o *options) run(ctx context.Context, fs *pflag.FlagSet) error {
 	heapfloor.Tight(25) // most of it are the pods, which change seldom; a node is full of others who want memory
-	log := o.logging.Logger("kubelet")
-	file, err := kubelet.LoadConfiguration(o.config, o.configDir)
+	if err := checkLabels(o.nodeLabels); err != nil {
+		return fmt.Errorf("failed to validate kubelet flags: %w", err)
+	}
+	file, loose, err := kubelet.LoadConfiguration(o.config, o.configDir)
 	if err != nil {
-		return fmt.Errorf("configuration: %w", err)
+		return err
 	}
 	if err := applyConfigFlags(fs, file); err != nil {
 		return err
@@ -83,9 +92,11 @@ func (o *options) run(ctx context.Context, fs *pflag.FlagSet) error {
 	if err != nil {
 		return err
 	}
-	for _, text := range cfg.Warnings {
+	log := o.logger(fs, file)
+	for _, text := range append(loose, cfg.Warnings...) {
 		log.Warn(text)
 	}
+	prepareProcess(file, log)
 	deps := kubelet.Deps{Logger: log, Shutdown: powerFailure(ctx)}
 	if deps.Runtime, err = dial(cfg.RuntimeEndpoint); err != nil {
 		return err
@@ -103,6 +114,56 @@ func (o *options) run(ctx context.Context, fs *pflag.FlagSet) error {
 		return err
 	}
 	return k.Run(ctx)
+}
+
+// logger is as the flags say, or else as the file does.
+func (o *options) logger(fs *pflag.FlagSet, file *kubeletv1beta1.KubeletConfiguration) *slog.Logger {
+	if !fs.Changed("v") {
+		o.logging.Verbosity = int(file.Logging.Verbosity)
+	}
+	if !fs.Changed("logging-format") {
+		o.logging.Format = file.Logging.Format
+	}
+	return o.logging.Logger("kubelet")
+}
+
+// prepareProcess asks the kernel for what a node's agent needs: many open files,
+// and to be the last one ended for want of memory. Without the rights to ask
+// that is as it was.
+func prepareProcess(file *kubeletv1beta1.KubeletConfiguration, log *slog.Logger) {
+	most := uint64(file.MaxOpenFiles)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most}); err != nil {
+		log.Warn("maxOpenFiles", "err", err)
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(int(*file.OOMScoreAdj))), 0o644); err != nil {
+		log.Warn("oomScoreAdj", "err", err)
+	}
+}
+
+// checkLabels refuses labels in upstream's own name that a node may not give
+// itself, before the API server does.
+//
+// Upstream: kubernetes@v1.36 cmd/kubelet/app/options ValidateKubeletFlags.
+func checkLabels(labels map[string]string) error {
+	var unknown, invalid []string
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		prefix, _, found := strings.Cut(name, "/")
+		own := strings.HasSuffix("."+prefix, ".kubernetes.io") || strings.HasSuffix("."+prefix, ".k8s.io")
+		if found && own && !kubeletapis.IsKubeletLabel(name) {
+			unknown = append(unknown, name)
+		}
+		if errs := append(validation.IsQualifiedName(name), validation.IsValidLabelValue(labels[name])...); len(errs) > 0 {
+			invalid = append(invalid, fmt.Sprintf("'%s' - %s", name, strings.Join(errs, ", ")))
+		}
+	}
+	switch {
+	case len(unknown) > 0:
+		return fmt.Errorf("unknown 'kubernetes.io' or 'k8s.io' labels specified with --node-labels: %v\n--node-labels in the 'kubernetes.io' namespace must begin with an allowed prefix (%s) or be in the specifically allowed set (%s)",
+			unknown, strings.Join(kubeletapis.KubeletLabelNamespaces(), ", "), strings.Join(kubeletapis.KubeletLabels(), ", "))
+	case len(invalid) > 0:
+		return fmt.Errorf("invalid node labels: %s", strings.Join(invalid, "; "))
+	}
+	return nil
 }
 
 // kubeletConfig joins the configuration file with the flags that it has no

@@ -98,7 +98,7 @@ func newSoak(t *testing.T) *soak {
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
 	t.Cleanup(func() { server.Stop(); <-done; s.unmountAll() })
-	config := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nenableServer: false\nhealthzPort: 0\ncgroupsPerQOS: false\n" +
+	config := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nenableServer: false\nhealthzPort: 0\ncgroupsPerQOS: false\nenforceNodeAllocatable: []\n" +
 		"evictionHard: {}\nimageGCHighThresholdPercent: 100\nfileCheckFrequency: 200ms\nregisterNode: false\n" +
 		"staticPodPath: " + s.dir + "/manifests\npodLogsDir: " + s.dir + "/log/pods\ncontainerRuntimeEndpoint: unix://" + s.dir + "/cri.sock\n"
 	if err := os.WriteFile(filepath.Join(s.dir, "config.yaml"), []byte(config), 0o600); err != nil {

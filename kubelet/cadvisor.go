@@ -1,0 +1,330 @@
+package kubelet
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// cadvisorCollector is /metrics/cadvisor: what the kernel counts for the node,
+// for each pod and for each container, under the names that cAdvisor gave it
+// and that dashboards know. There is no cAdvisor in this kubelet, and none is
+// needed: a cgroup is a directory, a figure is a line in one of its files.
+//
+// Simplified: only the groups of pods and the node's own; no pressure, no
+// figures per CPU, NUMA node or kind of page fault.
+type cadvisorCollector struct{ k *Kubelet }
+
+// source is where a figure stands: a number under a key, or alone in its file.
+type source struct{ controller, file, key string }
+
+// kernelFigures are the figures of one group, in v1 and in v2.
+//
+// Spec: Linux Documentation/admin-guide/cgroup-v1, cgroup-v2.rst.
+var kernelFigures = []struct {
+	desc   *prometheus.Desc
+	kind   prometheus.ValueType
+	v1, v2 source
+	scale1 float64 // of v1's number, to the unit of the name
+	scale2 float64
+}{
+	{groupDesc("container_cpu_usage_seconds_total", "CPU time", "cpu"), prometheus.CounterValue,
+		source{"cpuacct", "cpuacct.usage", ""}, source{"", "cpu.stat", "usage_usec"}, 1e-9, 1e-6},
+	{groupDesc("container_cpu_user_seconds_total", "CPU time outside of the kernel"), prometheus.CounterValue,
+		source{"cpuacct", "cpuacct.stat", "user"}, source{"", "cpu.stat", "user_usec"}, 1e-2, 1e-6},
+	{groupDesc("container_cpu_system_seconds_total", "CPU time in the kernel"), prometheus.CounterValue,
+		source{"cpuacct", "cpuacct.stat", "system"}, source{"", "cpu.stat", "system_usec"}, 1e-2, 1e-6},
+	{groupDesc("container_cpu_cfs_periods_total", "Periods in which it wanted to run"), prometheus.CounterValue,
+		source{"cpu", "cpu.stat", "nr_periods"}, source{"", "cpu.stat", "nr_periods"}, 1, 1},
+	{groupDesc("container_cpu_cfs_throttled_periods_total", "Periods in which its quota ran out"), prometheus.CounterValue,
+		source{"cpu", "cpu.stat", "nr_throttled"}, source{"", "cpu.stat", "nr_throttled"}, 1, 1},
+	{groupDesc("container_cpu_cfs_throttled_seconds_total", "Time that it waited for quota"), prometheus.CounterValue,
+		source{"cpu", "cpu.stat", "throttled_time"}, source{"", "cpu.stat", "throttled_usec"}, 1e-9, 1e-6},
+	{groupDesc("container_spec_cpu_period", "Length of a period in microseconds"), prometheus.GaugeValue,
+		source{"cpu", "cpu.cfs_period_us", ""}, source{"", "cpu.max", "period"}, 1, 1},
+	{groupDesc("container_spec_cpu_quota", "CPU time in a period, in microseconds"), prometheus.GaugeValue,
+		source{"cpu", "cpu.cfs_quota_us", ""}, source{"", "cpu.max", "quota"}, 1, 1},
+	{groupDesc("container_memory_usage_bytes", "All its memory, cache included"), prometheus.GaugeValue,
+		source{"memory", "memory.usage_in_bytes", ""}, source{"", "memory.current", ""}, 1, 1},
+	{groupDesc("container_memory_max_usage_bytes", "The most memory that it ever had"), prometheus.GaugeValue,
+		source{"memory", "memory.max_usage_in_bytes", ""}, source{"", "memory.peak", ""}, 1, 1},
+	{groupDesc("container_memory_rss", "Memory that is no file"), prometheus.GaugeValue,
+		source{"memory", "memory.stat", "total_rss"}, source{"", "memory.stat", "anon"}, 1, 1},
+	{groupDesc("container_memory_cache", "Files in memory"), prometheus.GaugeValue,
+		source{"memory", "memory.stat", "total_cache"}, source{"", "memory.stat", "file"}, 1, 1},
+	{groupDesc("container_memory_mapped_file", "Files in memory that are mapped"), prometheus.GaugeValue,
+		source{"memory", "memory.stat", "total_mapped_file"}, source{"", "memory.stat", "file_mapped"}, 1, 1},
+	{groupDesc("container_memory_swap", "Memory that was swapped out"), prometheus.GaugeValue,
+		source{"memory", "memory.stat", "total_swap"}, source{"", "memory.swap.current", ""}, 1, 1},
+	{groupDesc("container_spec_memory_limit_bytes", "The limit; 0 for none"), prometheus.GaugeValue,
+		source{"memory", "memory.limit_in_bytes", ""}, source{"", "memory.max", ""}, 1, 1},
+	{groupDesc("container_oom_events_total", "Processes ended for want of memory"), prometheus.CounterValue,
+		source{"memory", "memory.oom_control", "oom_kill"}, source{"", "memory.events", "oom_kill"}, 1, 1},
+	{groupDesc("container_threads", "Threads"), prometheus.GaugeValue,
+		source{"pids", "pids.current", ""}, source{"", "pids.current", ""}, 1, 1},
+}
+
+var (
+	groupLabels   = []string{"container", "id", "image", "name", "namespace", "pod"}
+	workingSetIs  = groupDesc("container_memory_working_set_bytes", "Memory that the kernel cannot simply take back")
+	processesAre  = groupDesc("container_processes", "Processes")
+	startedAt     = groupDesc("container_start_time_seconds", "When it started")
+	lastSeen      = groupDesc("container_last_seen", "When it was last looked at")
+	writableLayer = groupDesc("container_fs_usage_bytes", "What it wrote into its own layer", "device")
+	machineLabels = []string{"boot_id", "machine_id", "system_uuid"}
+	machineCores  = desc("machine_cpu_cores", "CPUs of this node", machineLabels...)
+	machineBytes  = desc("machine_memory_bytes", "Memory of this node", machineLabels...)
+	// interfaceFigures are the columns of /proc/PID/net/dev.
+	interfaceFigures = interfaceDescs()
+	// diskFigures are what a group read and wrote, by device.
+	diskFigures = map[string]*prometheus.Desc{
+		"rios":   groupDesc("container_fs_reads_total", "Reads", "device"),
+		"wios":   groupDesc("container_fs_writes_total", "Writes", "device"),
+		"rbytes": groupDesc("container_fs_reads_bytes_total", "Bytes read", "device"),
+		"wbytes": groupDesc("container_fs_writes_bytes_total", "Bytes written", "device"),
+	}
+)
+
+func groupDesc(name, help string, more ...string) *prometheus.Desc {
+	return desc(name, help, append(groupLabels[:len(groupLabels):len(groupLabels)], more...)...)
+}
+
+func interfaceDescs() map[int]*prometheus.Desc {
+	out := map[int]*prometheus.Desc{}
+	for column, name := range map[int]string{0: "receive_bytes", 1: "receive_packets", 2: "receive_errors", 3: "receive_packets_dropped",
+		8: "transmit_bytes", 9: "transmit_packets", 10: "transmit_errors", 11: "transmit_packets_dropped"} {
+		out[column] = groupDesc("container_network_"+name+"_total", "Network: "+strings.ReplaceAll(name, "_", " "), "interface")
+	}
+	return out
+}
+
+func (cadvisorCollector) Describe(chan<- *prometheus.Desc) {} // unchecked: the tables say it
+
+func (c cadvisorCollector) Collect(out chan<- prometheus.Metric) {
+	k := c.k
+	info := nodeInfo(corev1.NodeSystemInfo{}, "")
+	machine := []string{info.BootID, info.MachineID, info.SystemUUID}
+	out <- prometheus.MustNewConstMetric(machineCores, prometheus.GaugeValue, float64(k.capacity.Cpu().MilliValue())/1000, machine...)
+	out <- prometheus.MustNewConstMetric(machineBytes, prometheus.GaugeValue, float64(k.capacity.Memory().Value()), machine...)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // the interface has no context
+	defer cancel()
+	stats, err := k.containerUsage(ctx)
+	if err != nil {
+		k.log.Warn("usage of the containers", "err", message(err))
+	}
+	layers := map[string]*runtimeapi.UInt64Value{}
+	for _, s := range stats {
+		layers[s.GetAttributes().GetId()] = s.GetWritableLayer().GetUsedBytes()
+	}
+	shown := groupFigures{out: out, tree: &k.cgroups, labels: []string{"", "/", "", "", "", ""}}
+	shown.collect("")
+	for _, w := range k.allWorkers() {
+		pod, seen, _ := w.view()
+		if seen == nil || !seen.alive() || !k.cgroups.enabled {
+			continue
+		}
+		group := k.cgroups.directory(pod)
+		shown.labels = []string{"", "/" + group, "", "", pod.Namespace, pod.Name}
+		shown.collect(group)
+		if sandbox := seen.sandbox(); sandbox != nil && !pod.Spec.HostNetwork {
+			child := k.cgroups.child(group, sandbox.Id)
+			shown.labels = []string{"", "/" + child, "", sandbox.Id, pod.Namespace, pod.Name}
+			shown.interfaces(child)
+		}
+		for _, container := range seen.running() {
+			child := k.cgroups.child(group, container.Id)
+			shown.labels = []string{container.name(), "/" + child, container.GetImage().GetImage(), container.Id, pod.Namespace, pod.Name}
+			shown.send(startedAt, prometheus.GaugeValue, float64(container.StartedAt/1e9))
+			if used := layers[container.Id]; used != nil {
+				shown.send(writableLayer, prometheus.GaugeValue, float64(used.Value), "")
+			}
+			shown.collect(child)
+		}
+	}
+}
+
+// directory is the pod's group below the mount: with systemd a slice within the
+// slices that its name lists.
+func (t *cgroupTree) directory(pod *corev1.Pod) string {
+	name := t.parent(pod)
+	if !t.systemd() {
+		return strings.Trim(name, "/")
+	}
+	var path []string
+	parts := strings.Split(strings.TrimSuffix(name, ".slice"), "-")
+	for i := range parts {
+		path = append(path, strings.Join(parts[:i+1], "-")+".slice")
+	}
+	return filepath.Join(path...)
+}
+
+// child is the group of a container: whatever the runtime calls it, its ID is
+// in the name.
+func (t *cgroupTree) child(group, id string) string {
+	found, _ := filepath.Glob(filepath.Join(t.files("memory", group), "*"+id+"*")) // the pattern is good
+	if len(found) == 0 {
+		return filepath.Join(group, id)
+	}
+	return filepath.Join(group, filepath.Base(found[0]))
+}
+
+// files is where the files of a group are.
+func (t *cgroupTree) files(controller, group string) string {
+	if t.v2 {
+		controller = ""
+	}
+	return filepath.Join(t.mount, controller, group)
+}
+
+// groupFigures sends what the kernel knows of one group.
+type groupFigures struct {
+	out    chan<- prometheus.Metric
+	tree   *cgroupTree
+	labels []string
+}
+
+func (g *groupFigures) send(desc *prometheus.Desc, kind prometheus.ValueType, value float64, more ...string) {
+	g.out <- prometheus.MustNewConstMetric(desc, kind, value, append(g.labels[:len(g.labels):len(g.labels)], more...)...)
+}
+
+func (g *groupFigures) collect(group string) {
+	if group == "" {
+		group = strings.Trim(g.tree.root, "/")
+	}
+	g.send(lastSeen, prometheus.GaugeValue, float64(time.Now().Unix()))
+	read := map[string]map[string]int64{} // each file once
+	number := func(s source) (int64, bool) {
+		path := filepath.Join(g.tree.files(s.controller, group), s.file)
+		if read[path] == nil {
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				raw = nil // a group that has just gone, a kernel without the file
+			}
+			read[path] = figuresOf(s.file, string(raw))
+		}
+		n, found := read[path][s.key]
+		return n, found
+	}
+	for _, row := range kernelFigures {
+		from, scale := row.v1, row.scale1
+		if g.tree.v2 {
+			from, scale = row.v2, row.scale2
+		}
+		n, found := number(from)
+		if !found || n < 0 { // no quota
+			continue
+		}
+		if strings.HasSuffix(from.file, "limit_in_bytes") && n > 1<<62 {
+			n = 0 // how v1 writes that there is none
+		}
+		var more []string
+		if row.desc == kernelFigures[0].desc {
+			more = []string{"total"}
+		}
+		g.send(row.desc, row.kind, float64(n)*scale, more...)
+	}
+	usage, inactive := source{"memory", "memory.usage_in_bytes", ""}, source{"memory", "memory.stat", "total_inactive_file"}
+	if g.tree.v2 {
+		usage, inactive = source{"", "memory.current", ""}, source{"", "memory.stat", "inactive_file"}
+	}
+	if used, found := number(usage); found {
+		idle, _ := number(inactive)
+		g.send(workingSetIs, prometheus.GaugeValue, float64(max(used-idle, 0)))
+	}
+	if raw, err := os.ReadFile(filepath.Join(g.tree.files("memory", group), "cgroup.procs")); err == nil {
+		g.send(processesAre, prometheus.GaugeValue, float64(strings.Count(string(raw), "\n")))
+	}
+	g.disks(group)
+}
+
+// figuresOf reads a file of a group: names with numbers, one number, or a limit.
+func figuresOf(file, text string) map[string]int64 {
+	fields := strings.Fields(text)
+	switch {
+	case file == "cpu.max" && len(fields) == 2: // quota, or max, and period
+		out := map[string]int64{}
+		if n, err := strconv.ParseInt(fields[0], 10, 64); err == nil {
+			out["quota"] = n
+		}
+		out["period"], _ = strconv.ParseInt(fields[1], 10, 64)
+		return out
+	case len(fields) == 1 && fields[0] == "max":
+		return map[string]int64{"": 0}
+	case len(fields) == 1:
+		if n, err := strconv.ParseInt(fields[0], 10, 64); err == nil {
+			return map[string]int64{"": n}
+		}
+	}
+	return numbersOf(text)
+}
+
+// disks sends what a group read and wrote.
+func (g *groupFigures) disks(group string) {
+	if g.tree.v2 {
+		raw, _ := os.ReadFile(filepath.Join(g.tree.files("", group), "io.stat"))
+		for line := range strings.Lines(string(raw)) { // 8:0 rbytes=1 wbytes=2 rios=3 …
+			fields := strings.Fields(line)
+			for _, field := range fields[min(1, len(fields)):] {
+				name, value, _ := strings.Cut(field, "=")
+				g.disk(fields[0], name, value)
+			}
+		}
+		return
+	}
+	for file, names := range map[string]map[string]string{
+		"blkio.throttle.io_serviced":      {"Read": "rios", "Write": "wios"},
+		"blkio.throttle.io_service_bytes": {"Read": "rbytes", "Write": "wbytes"}} {
+		raw, _ := os.ReadFile(filepath.Join(g.tree.files("blkio", group), file))
+		for line := range strings.Lines(string(raw)) { // 8:0 Read 1
+			if fields := strings.Fields(line); len(fields) == 3 {
+				g.disk(fields[0], names[fields[1]], fields[2])
+			}
+		}
+	}
+}
+
+func (g *groupFigures) disk(number, name, value string) {
+	n, err := strconv.ParseFloat(value, 64)
+	desc := diskFigures[name]
+	if err != nil || desc == nil {
+		return
+	}
+	raw, _ := os.ReadFile("/sys/dev/block/" + number + "/uevent")
+	device := ""
+	for line := range strings.Lines(string(raw)) {
+		if found, ok := strings.CutPrefix(strings.TrimSpace(line), "DEVNAME="); ok {
+			device = "/dev/" + found
+		}
+	}
+	g.send(desc, prometheus.CounterValue, n, device)
+}
+
+// interfaces sends the figures of the network namespace that the group's
+// processes live in.
+func (g *groupFigures) interfaces(group string) {
+	raw, _ := os.ReadFile(filepath.Join(g.tree.files("memory", group), "cgroup.procs"))
+	pid, _, _ := strings.Cut(string(raw), "\n")
+	if pid == "" || pid == "0" { // of another PID namespace
+		return
+	}
+	raw, _ = os.ReadFile(filepath.Join("/proc", pid, "net/dev"))
+	for line := range strings.Lines(string(raw)) {
+		name, rest, found := strings.Cut(line, ":")
+		columns := strings.Fields(rest)
+		if name = strings.TrimSpace(name); !found || name == "lo" || len(columns) < 16 {
+			continue
+		}
+		for column, desc := range interfaceFigures {
+			if n, err := strconv.ParseFloat(columns[column], 64); err == nil {
+				g.send(desc, prometheus.CounterValue, n, name)
+			}
+		}
+	}
+}
