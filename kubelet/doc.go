@@ -42,8 +42,10 @@
 // and beside the pods:
 //
 //	kubelet.go, config*.go     the parts and how they are joined; its settings
+//	validate.go, gates.go      and what they may be
 //	node.go, nodestatus.go     the Node and its Lease
-//	server.go, auth.go, stream.go, log.go, stats.go, summary.go   the node API on 10250
+//	server.go, routes.go, auth.go, stream.go, log.go              the node API on 10250
+//	stats.go, summary.go, metrics.go, cadvisor.go, runtime_calls.go   what is measured and counted
 //	certificates.go            who the kubelet is
 //	measure.go, eviction*.go, imagegc.go, shutdown.go   what keeps the node itself alive
 //
