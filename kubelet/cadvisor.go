@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"tinykube/internal/cgroup"
 )
 
 // cadvisorCollector is /metrics/cadvisor: what the kernel counts for the node,
@@ -199,15 +201,15 @@ func (g *groupFigures) collect(group string) {
 		group = strings.Trim(g.tree.root, "/")
 	}
 	g.send(lastSeen, prometheus.GaugeValue, float64(time.Now().Unix()))
-	read := map[string]map[string]int64{} // each file once
-	number := func(s source) (int64, bool) {
+	read := map[string]map[string]uint64{} // each file once
+	number := func(s source) (uint64, bool) {
 		path := filepath.Join(g.tree.files(s.controller, group), s.file)
 		if read[path] == nil {
 			raw, err := os.ReadFile(path)
 			if err != nil {
 				raw = nil // a group that has just gone, a kernel without the file
 			}
-			read[path] = figuresOf(s.file, string(raw))
+			read[path] = figuresOf(s.file, raw)
 		}
 		n, found := read[path][s.key]
 		return n, found
@@ -218,7 +220,7 @@ func (g *groupFigures) collect(group string) {
 			from, scale = row.v2, row.scale2
 		}
 		n, found := number(from)
-		if !found || n < 0 { // no quota
+		if !found {
 			continue
 		}
 		if strings.HasSuffix(from.file, "limit_in_bytes") && n > 1<<62 {
@@ -236,7 +238,7 @@ func (g *groupFigures) collect(group string) {
 	}
 	if used, found := number(usage); found {
 		idle, _ := number(inactive)
-		g.send(workingSetIs, prometheus.GaugeValue, float64(max(used-idle, 0)))
+		g.send(workingSetIs, prometheus.GaugeValue, float64(used-min(used, idle)))
 	}
 	if raw, err := os.ReadFile(filepath.Join(g.tree.files("memory", group), "cgroup.procs")); err == nil {
 		g.send(processesAre, prometheus.GaugeValue, float64(strings.Count(string(raw), "\n")))
@@ -245,24 +247,21 @@ func (g *groupFigures) collect(group string) {
 }
 
 // figuresOf reads a file of a group: names with numbers, one number, or a limit.
-func figuresOf(file, text string) map[string]int64 {
-	fields := strings.Fields(text)
-	switch {
-	case file == "cpu.max" && len(fields) == 2: // quota, or max, and period
-		out := map[string]int64{}
-		if n, err := strconv.ParseInt(fields[0], 10, 64); err == nil {
-			out["quota"] = n
-		}
-		out["period"], _ = strconv.ParseInt(fields[1], 10, 64)
-		return out
-	case len(fields) == 1 && fields[0] == "max":
-		return map[string]int64{"": 0}
-	case len(fields) == 1:
-		if n, err := strconv.ParseInt(fields[0], 10, 64); err == nil {
-			return map[string]int64{"": n}
+// What is no number, no quota say, is not there.
+func figuresOf(file string, text []byte) map[string]uint64 {
+	fields := strings.Fields(string(text))
+	if file == "cpu.max" && len(fields) == 2 {
+		text = []byte("quota " + fields[0] + "\nperiod " + fields[1])
+	} else if len(fields) == 1 {
+		n, err := strconv.ParseUint(fields[0], 10, 64)
+		switch {
+		case fields[0] == "max":
+			return map[string]uint64{"": 0}
+		case err == nil:
+			return map[string]uint64{"": n}
 		}
 	}
-	return numbersOf(text)
+	return cgroup.ParseTable(text)
 }
 
 // disks sends what a group read and wrote.
