@@ -17,25 +17,23 @@ import (
 // What a container reads from and writes to block devices, which the kernel
 // counts by device: the metrics whose labels are not known beforehand.
 
-// diskMetrics are described to whoever asks; deviceIO.metrics fills them in.
-var diskMetrics = []struct{ name, help, label string }{
-	{"container_fs_reads_bytes_total", "Bytes read.", "device"},
-	{"container_fs_reads_total", "Reads completed.", "device"},
-	{"container_fs_writes_bytes_total", "Bytes written.", "device"},
-	{"container_fs_writes_total", "Writes completed.", "device"},
-	{"container_blkio_device_usage_total", "Bytes moved, by device and direction.", "device,major,minor,operation"},
+// diskMetrics are read from one line of v2's io.stat, by its words.
+var diskMetrics = []metric{
+	{name: "container_fs_reads_bytes_total", help: "Bytes read.", label: "device", from: []string{"rbytes"}},
+	{name: "container_fs_reads_total", help: "Reads completed.", label: "device", from: []string{"rios"}},
+	{name: "container_fs_writes_bytes_total", help: "Bytes written.", label: "device", from: []string{"wbytes"}},
+	{name: "container_fs_writes_total", help: "Writes completed.", label: "device", from: []string{"wios"}},
+	{name: "container_blkio_device_usage_total", help: "Bytes moved, by device and direction.", label: "device,major,minor,operation",
+		from: []string{"rbytes", "wbytes"}, values: []string{"Read", "Write"}},
 }
 
-// deviceIO is one line of v2's io.stat, by its words: rbytes, wbytes, rios, wios.
-type deviceIO map[string]uint64
-
 // readIO reads what a group has moved, by device ("8:0").
-func readIO(path string, v2 bool) map[string]deviceIO {
+func readIO(path string, v2 bool) map[string]sample {
 	if v2 {
 		data, _ := os.ReadFile(filepath.Join(cgroup.Mount, path, "io.stat")) // absent: nothing is counted
 		return parseIO(data, nil)
 	}
-	devices := map[string]deviceIO{}
+	devices := map[string]sample{}
 	for file, words := range map[string]map[string]string{
 		"blkio.throttle.io_service_bytes": {"Read": "rbytes", "Write": "wbytes"},
 		"blkio.throttle.io_serviced":      {"Read": "rios", "Write": "wios"},
@@ -43,7 +41,7 @@ func readIO(path string, v2 bool) map[string]deviceIO {
 		data, _ := os.ReadFile(filepath.Join(cgroup.Mount, "blkio", path, file))
 		for device, numbers := range parseIO(data, words) {
 			if devices[device] == nil {
-				devices[device] = deviceIO{}
+				devices[device] = sample{}
 			}
 			maps.Copy(devices[device], numbers)
 		}
@@ -53,8 +51,8 @@ func readIO(path string, v2 bool) map[string]deviceIO {
 
 // parseIO reads "8:0 rbytes=1 wbytes=2 …" or, with names for its words, v1's
 // "8:0 Read 1".
-func parseIO(data []byte, names map[string]string) map[string]deviceIO {
-	devices := map[string]deviceIO{}
+func parseIO(data []byte, names map[string]string) map[string]sample {
+	devices := map[string]sample{}
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 2 || !strings.Contains(fields[0], ":") {
@@ -70,7 +68,7 @@ func parseIO(data []byte, names map[string]string) map[string]deviceIO {
 				continue
 			}
 			if devices[fields[0]] == nil {
-				devices[fields[0]] = deviceIO{}
+				devices[fields[0]] = sample{}
 			}
 			devices[fields[0]][word] = n
 		}
@@ -78,20 +76,17 @@ func parseIO(data []byte, names map[string]string) map[string]deviceIO {
 	return devices
 }
 
-// metrics are a device's, with labels that every metric of the container has.
-func (d deviceIO) metrics(device string, labels []string) (list []*runtimeapi.Metric) {
+// ioMetrics are a device's, with labels that every metric of the container has.
+func ioMetrics(device string, used sample, labels []string) (list []*runtimeapi.Metric) {
 	major, minor, _ := strings.Cut(device, ":")
 	name := "/dev/" + filepath.Base(readLink("/sys/dev/block/"+device))
-	add := func(metric, word string, more ...string) {
-		list = append(list, &runtimeapi.Metric{Name: metric, Timestamp: now(), MetricType: runtimeapi.MetricType_COUNTER,
-			LabelValues: append(append([]string(nil), labels...), append([]string{name}, more...)...), Value: value(d[word])})
+	for _, m := range diskMetrics {
+		known := []string{name}
+		if m.values != nil {
+			known = append(known, major, minor)
+		}
+		list = append(list, m.of(used, labels, known...)...)
 	}
-	add("container_fs_reads_bytes_total", "rbytes")
-	add("container_fs_reads_total", "rios")
-	add("container_fs_writes_bytes_total", "wbytes")
-	add("container_fs_writes_total", "wios")
-	add("container_blkio_device_usage_total", "rbytes", major, minor, "Read")
-	add("container_blkio_device_usage_total", "wbytes", major, minor, "Write")
 	return list
 }
 

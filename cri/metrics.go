@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,8 +33,9 @@ type metric struct {
 	from []string
 	// per divides: nanoseconds and microseconds become seconds.
 	per uint64
-	// label and values are one more label, with a value for each name in from:
-	// then every one of them is reported.
+	// label are more labels. Their values are known to whoever reads (which
+	// interface, which device), but for those in values: the last labels', for each
+	// name in from, and then every one of them is reported.
 	label  string
 	values []string
 }
@@ -86,40 +88,48 @@ var containerMetrics = []metric{
 	{name: "container_fs_inodes_free", help: "Free inodes on the file system.", label: "device", from: []string{"fs.free"}, values: []string{"/"}},
 }
 
-// networkMetrics are a pod's; from is a column of /proc/net/dev.
-var networkMetrics = []struct {
-	name, help string
-	column     int
-}{
-	{"container_network_receive_bytes_total", "Bytes received.", 0},
-	{"container_network_receive_packets_total", "Packets received.", 1},
-	{"container_network_receive_errors_total", "Errors while receiving.", 2},
-	{"container_network_receive_packets_dropped_total", "Packets dropped while receiving.", 3},
-	{"container_network_transmit_bytes_total", "Bytes sent.", 8},
-	{"container_network_transmit_packets_total", "Packets sent.", 9},
-	{"container_network_transmit_errors_total", "Errors while sending.", 10},
-	{"container_network_transmit_packets_dropped_total", "Packets dropped while sending.", 11},
+// networkMetrics are a pod's, of each interface.
+var networkMetrics = []metric{
+	{name: "container_network_receive_bytes_total", help: "Bytes received.", label: "interface", from: []string{"rx.bytes"}},
+	{name: "container_network_receive_packets_total", help: "Packets received.", label: "interface", from: []string{"rx.packets"}},
+	{name: "container_network_receive_errors_total", help: "Errors while receiving.", label: "interface", from: []string{"rx.errors"}},
+	{name: "container_network_receive_packets_dropped_total", help: "Packets dropped while receiving.", label: "interface", from: []string{"rx.dropped"}},
+	{name: "container_network_transmit_bytes_total", help: "Bytes sent.", label: "interface", from: []string{"tx.bytes"}},
+	{name: "container_network_transmit_packets_total", help: "Packets sent.", label: "interface", from: []string{"tx.packets"}},
+	{name: "container_network_transmit_errors_total", help: "Errors while sending.", label: "interface", from: []string{"tx.errors"}},
+	{name: "container_network_transmit_packets_dropped_total", help: "Packets dropped while sending.", label: "interface", from: []string{"tx.dropped"}},
 }
 
 func (s *Server) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
 	response := &runtimeapi.ListMetricDescriptorsResponse{}
-	add := func(name, help, label string) {
-		labels := append([]string(nil), metricLabels...)
-		if label != "" {
-			labels = append(labels, strings.Split(label, ",")...)
+	for _, m := range slices.Concat(containerMetrics, networkMetrics, diskMetrics) {
+		labels := slices.Clone(metricLabels)
+		if m.label != "" {
+			labels = append(labels, strings.Split(m.label, ",")...)
 		}
-		response.Descriptors = append(response.Descriptors, &runtimeapi.MetricDescriptor{Name: name, Help: help, LabelKeys: labels})
-	}
-	for _, m := range containerMetrics {
-		add(m.name, m.help, m.label)
-	}
-	for _, m := range networkMetrics {
-		add(m.name, m.help, "interface")
-	}
-	for _, m := range diskMetrics {
-		add(m.name, m.help, m.label)
+		response.Descriptors = append(response.Descriptors, &runtimeapi.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: labels})
 	}
 	return response, nil
+}
+
+// of makes the metric out of what a sample has. known are the values of those of
+// its labels that the row does not know.
+func (m metric) of(read sample, labels []string, known ...string) (list []*runtimeapi.Metric) {
+	for i, from := range m.from {
+		number, there := read.get(from)
+		if !there {
+			continue
+		}
+		values := slices.Concat(labels, known)
+		if m.values != nil {
+			values = append(values, strings.Split(m.values[i], ",")...)
+		}
+		list = append(list, &runtimeapi.Metric{Name: m.name, Timestamp: now(), MetricType: m.kind(), LabelValues: values, Value: value(number / max(m.per, 1))})
+		if m.values == nil {
+			break
+		}
+	}
+	return list
 }
 
 func (s *Server) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
@@ -145,37 +155,23 @@ func (sb *sandbox) networkMetrics() (list []*runtimeapi.Metric) {
 	if err != nil || sb.NetNS == "" {
 		return nil
 	}
-	meta := sb.Config.GetMetadata()
-	interfaces(data, func(name string, column func(int) *runtimeapi.UInt64Value) {
+	labels := []string{sb.Config.GetMetadata().GetName(), sb.Config.GetMetadata().GetNamespace(), "", sb.ID, ""}
+	interfaces(data, func(name string, counters sample) {
 		for _, m := range networkMetrics {
-			list = append(list, &runtimeapi.Metric{Name: m.name, Timestamp: now(), MetricType: runtimeapi.MetricType_COUNTER,
-				LabelValues: []string{meta.GetName(), meta.GetNamespace(), "", sb.ID, "", name}, Value: column(m.column)})
+			list = append(list, m.of(counters, labels, name)...)
 		}
 	})
 	return list
 }
 
 func (s *Server) containerMetrics(ctx context.Context, sb *sandbox, c *container) (list []*runtimeapi.Metric) {
-	read, at, meta := s.sample(ctx, c), now(), sb.Config.GetMetadata()
+	read, meta := s.sample(ctx, c), sb.Config.GetMetadata()
 	labels := []string{meta.GetName(), meta.GetNamespace(), c.Config.GetMetadata().GetName(), c.ID, c.Config.GetImage().GetImage()}
 	for _, m := range containerMetrics {
-		for i, from := range m.from {
-			number, there := read.get(from)
-			if !there {
-				continue
-			}
-			values := append([]string(nil), labels...)
-			if m.label != "" {
-				values = append(values, strings.Split(m.values[i], ",")...)
-			}
-			list = append(list, &runtimeapi.Metric{Name: m.name, Timestamp: at, MetricType: m.kind(), LabelValues: values, Value: value(number / max(m.per, 1))})
-			if m.label == "" {
-				break
-			}
-		}
+		list = append(list, m.of(read, labels)...)
 	}
 	for device, used := range readIO(c.snapshot().Cgroup, s.host.CgroupV2) {
-		list = append(list, used.metrics(device, labels)...)
+		list = append(list, ioMetrics(device, used, labels)...)
 	}
 	return list
 }

@@ -144,8 +144,9 @@ func (s *Server) podStats(ctx context.Context, sb *sandbox) *runtimeapi.PodSandb
 // networkUsage lists every interface, the pod's own first of all.
 func networkUsage(at int64, data []byte) *runtimeapi.NetworkUsage {
 	usage := &runtimeapi.NetworkUsage{Timestamp: at}
-	interfaces(data, func(name string, column func(int) *runtimeapi.UInt64Value) {
-		i := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: column(0), RxErrors: column(2), TxBytes: column(8), TxErrors: column(10)}
+	interfaces(data, func(name string, counters sample) {
+		i := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: value(counters["rx.bytes"]), RxErrors: value(counters["rx.errors"]),
+			TxBytes: value(counters["tx.bytes"]), TxErrors: value(counters["tx.errors"])}
 		if name == podInterface {
 			usage.DefaultInterface = i
 		}
@@ -154,19 +155,21 @@ func networkUsage(at int64, data []byte) *runtimeapi.NetworkUsage {
 	return usage
 }
 
-// interfaces reads /proc/net/dev: name: rxbytes packets errs … (8 columns),
-// txbytes packets errs …
-func interfaces(data []byte, yield func(name string, column func(int) *runtimeapi.UInt64Value)) {
+// interfaces reads /proc/net/dev: a name and 16 columns, the first four of each
+// half being those that are told.
+func interfaces(data []byte, yield func(name string, counters sample)) {
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
-		name, counters, found := strings.Cut(lines.Text(), ":")
-		columns := strings.Fields(counters)
+		name, numbers, found := strings.Cut(lines.Text(), ":")
+		columns := strings.Fields(numbers)
 		if name = strings.TrimSpace(name); !found || len(columns) < 16 || name == "lo" {
 			continue
 		}
-		yield(name, func(i int) *runtimeapi.UInt64Value {
-			n, _ := strconv.ParseUint(columns[i], 10, 64)
-			return value(n)
-		})
+		counters := sample{}
+		for i, word := range []string{"bytes", "packets", "errors", "dropped"} {
+			counters["rx."+word], _ = strconv.ParseUint(columns[i], 10, 64)
+			counters["tx."+word], _ = strconv.ParseUint(columns[i+8], 10, 64)
+		}
+		yield(name, counters)
 	}
 }
 
