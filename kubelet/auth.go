@@ -10,11 +10,10 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/util/cache"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 
 	"tinykube/client"
@@ -38,9 +37,7 @@ type authenticator struct {
 	client   *client.Client // nil: no reviews
 	settings ServerConfig
 	nodeName string
-
-	mu    sync.Mutex // guards cache
-	cache map[[sha256.Size]byte]review
+	reviews  *cache.LRUExpireCache // answers to what was asked, by a hash: no token is kept
 }
 
 type identity struct {
@@ -49,13 +46,7 @@ type identity struct {
 	extra     map[string]authorizationv1.ExtraValue
 }
 
-// review is an answer of the API server, kept for a while.
-type review struct {
-	until   time.Time
-	user    *identity
-	allowed bool
-}
-
+// reviewLimit is how many answers are kept.
 const reviewLimit = 10000
 
 // trustedGroups and trustedUser are the stand-in described above.
@@ -64,7 +55,7 @@ var trustedGroups = []string{"system:masters", "kubeadm:cluster-admins"}
 const trustedUser = "kube-apiserver-kubelet-client"
 
 func (k *Kubelet) newAuthenticator() (*authenticator, error) {
-	a := &authenticator{client: k.client, settings: k.cfg.Server, nodeName: k.cfg.NodeName, cache: map[[sha256.Size]byte]review{}}
+	a := &authenticator{client: k.client, settings: k.cfg.Server, nodeName: k.cfg.NodeName, reviews: cache.NewLRUExpireCache(reviewLimit)}
 	if file := k.cfg.Server.ClientCAFile; file != "" {
 		raw, err := os.ReadFile(file)
 		if err != nil {
@@ -149,8 +140,8 @@ func (a *authenticator) byToken(r *http.Request) (*identity, error) {
 
 func (a *authenticator) reviewToken(ctx context.Context, token string) (*identity, error) {
 	key := sha256.Sum256([]byte("token\x00" + token))
-	if r, found := a.cached(key); found {
-		return r.user, nil
+	if known, found := a.reviews.Get(key); found {
+		return known.(*identity), nil
 	}
 	request := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}
 	request.APIVersion, request.Kind = "authentication.k8s.io/v1", "TokenReview"
@@ -159,15 +150,15 @@ func (a *authenticator) reviewToken(ctx context.Context, token string) (*identit
 	if err != nil {
 		return nil, err
 	}
-	r := review{until: time.Now().Add(a.settings.TokenTTL)}
+	var user *identity // nil: the token is nobody's
 	if u := answer.Status.User; answer.Status.Authenticated {
-		r.user = &identity{name: u.Username, uid: u.UID, groups: u.Groups, extra: map[string]authorizationv1.ExtraValue{}}
+		user = &identity{name: u.Username, uid: u.UID, groups: u.Groups, extra: map[string]authorizationv1.ExtraValue{}}
 		for name, values := range u.Extra {
-			r.user.extra[name] = authorizationv1.ExtraValue(values)
+			user.extra[name] = authorizationv1.ExtraValue(values)
 		}
 	}
-	a.remember(key, r)
-	return r.user, nil
+	a.reviews.Add(key, user, a.settings.TokenTTL)
+	return user, nil
 }
 
 func (a *authenticator) authorize(ctx context.Context, user *identity, verb, subresource string) (allowed bool, err error) {
@@ -178,8 +169,8 @@ func (a *authenticator) authorize(ctx context.Context, user *identity, verb, sub
 		return false, nil // nobody to ask; startup has warned
 	}
 	key := sha256.Sum256([]byte(strings.Join(append([]string{"access", user.name, user.uid, verb, subresource}, user.groups...), "\x00")))
-	if r, found := a.cached(key); found {
-		return r.allowed, nil
+	if known, found := a.reviews.Get(key); found {
+		return known.(bool), nil
 	}
 	request := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: user.name, UID: user.uid, Groups: user.groups, Extra: user.extra,
@@ -190,29 +181,12 @@ func (a *authenticator) authorize(ctx context.Context, user *identity, verb, sub
 	if err != nil {
 		return false, err
 	}
-	r := review{until: time.Now().Add(a.settings.DeniedTTL), allowed: answer.Status.Allowed}
-	if r.allowed {
-		r.until = time.Now().Add(a.settings.AllowedTTL)
+	kept := a.settings.DeniedTTL
+	if answer.Status.Allowed {
+		kept = a.settings.AllowedTTL
 	}
-	a.remember(key, r)
-	return r.allowed, nil
-}
-
-func (a *authenticator) cached(key [sha256.Size]byte) (review, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	r, found := a.cache[key]
-	return r, found && time.Now().Before(r.until)
-}
-
-// remember keeps an answer. A full cache is emptied: it only costs questions.
-func (a *authenticator) remember(key [sha256.Size]byte, r review) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.cache) >= reviewLimit {
-		clear(a.cache)
-	}
-	a.cache[key] = r
+	a.reviews.Add(key, answer.Status.Allowed, kept)
+	return answer.Status.Allowed, nil
 }
 
 // requestAttributes maps a request to what RBAC speaks of: a verb on a
