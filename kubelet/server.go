@@ -2,20 +2,12 @@ package kubelet
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -24,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tinykube/internal/linger"
+	"tinykube/internal/selfsigned"
 )
 
 // runServers serves the node API, and those ports that have no authentication:
@@ -104,7 +97,11 @@ func (k *Kubelet) servingCertificate() (func(*tls.ClientHelloInfo) (*tls.Certifi
 	if cert == "" {
 		cert, key = filepath.Join(k.cfg.CertDir, "kubelet.crt"), filepath.Join(k.cfg.CertDir, "kubelet.key")
 		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
-			if err := selfSign(cert, key, k.cfg.NodeName, k.hostIPs()); err != nil {
+			var ips []net.IP
+			for _, ip := range k.hostIPs() {
+				ips = append(ips, net.ParseIP(ip))
+			}
+			if err := selfsigned.Write(cert, key, k.cfg.NodeName, ips...); err != nil {
 				return nil, err
 			}
 		}
@@ -115,39 +112,4 @@ func (k *Kubelet) servingCertificate() (func(*tls.ClientHelloInfo) (*tls.Certifi
 	}
 	_, err := load(nil)
 	return load, err
-}
-
-// selfSign writes a certificate that only says who we claim to be.
-func selfSign(certFile, keyFile, name string, ips []string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return err
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	for _, ip := range ips {
-		template.IPAddresses = append(template.IPAddresses, net.ParseIP(ip))
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(certFile), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
-		return err
-	}
-	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
