@@ -49,6 +49,7 @@ var allPlugins = []plugin{
 	{name: "CertificateSubjectRestriction", check: admitSubject},
 	{name: "RuntimeClass", complete: admitRuntimeClass, check: checkOverhead},
 	{name: "DefaultIngressClass", complete: admitDefaultIngressClass},
+	{name: "PodResizeValidator", check: admitPodResize},
 	{name: quotaPlugin}, // decided within the write: admission_quota.go
 }
 
@@ -62,7 +63,7 @@ const offByDefault = "NodeRestriction"
 var otherPlugins = map[string]bool{
 	"AlwaysAdmit": true, "NamespaceExists": true, "PodGroupProtection": true, "ClusterTrustBundleAttest": true,
 	"PodTopologyLabels": true, "PodGroupWorkloadExists": true, "NodeDeclaredFeatureValidator": true, "JobValidation": true,
-	"PodResizeValidator": true, "MutatingAdmissionPolicy": true, "MutatingAdmissionWebhook": true,
+	"MutatingAdmissionPolicy": true, "MutatingAdmissionWebhook": true,
 	"ValidatingAdmissionPolicy": true, "ValidatingAdmissionWebhook": true,
 
 	"NamespaceAutoProvision": false, "LimitPodHardAntiAffinityTopology": false, "AlwaysPullImages": false,

@@ -53,22 +53,8 @@ func (w *worker) admit(ctx context.Context, pod *corev1.Pod, seen *observedPod) 
 	// One at a time, so that two newcomers cannot share the last free place.
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var others, leaving []*corev1.Pod
-	for _, other := range k.workers {
-		if other == w {
-			continue
-		}
-		other.mu.Lock()
-		if other.placed && !isTerminal(other.status.Phase) {
-			others = append(others, other.pod)
-			if other.ending != nil {
-				leaving = append(leaving, other.pod)
-			}
-		}
-		other.mu.Unlock()
-	}
+	others, staying := k.placedPods(w)
 	if !running {
-		staying := slices.DeleteFunc(slices.Clone(others), func(p *corev1.Pod) bool { return slices.Contains(leaving, p) })
 		if short := shortages(pod, staying, k.allocatable()); len(short) > 0 {
 			return k.makeRoom(pod, staying, short)
 		}
@@ -84,11 +70,36 @@ func (w *worker) admit(ctx context.Context, pod *corev1.Pod, seen *observedPod) 
 	if err := k.cgroups.setBurstableShares(append(others, pod)); err != nil {
 		k.log.Warn("weight of the burstable pods", "err", err)
 	}
+	if _, known := k.allocated.of(pod.UID); !known {
+		if err := k.allocated.set(pod.UID, grantOf(pod)); err != nil {
+			return nil, err
+		}
+	}
 	w.admitted = true
 	w.mu.Lock()
 	w.placed = true
+	w.pod = k.allocatedPod(w.wanted) // it may ask for something else by now
 	w.mu.Unlock()
 	return nil, nil
+}
+
+// placedPods are the other pods that count against what the node has; staying
+// are those of them that are not about to end. The caller holds mu.
+func (k *Kubelet) placedPods(except *worker) (all, staying []*corev1.Pod) {
+	for _, w := range k.workers {
+		if w == except {
+			continue
+		}
+		w.mu.Lock()
+		if w.placed && !isTerminal(w.status.Phase) {
+			all = append(all, w.pod)
+			if w.ending == nil {
+				staying = append(staying, w.pod)
+			}
+		}
+		w.mu.Unlock()
+	}
+	return all, staying
 }
 
 // admitNode holds the pod against the node as the API knows it. On a node that
@@ -101,6 +112,9 @@ func (k *Kubelet) admitNode(ctx context.Context, pod *corev1.Pod) (*rejection, e
 	}
 	if os, found := pod.Labels[corev1.LabelOSStable]; found && os != string(corev1.Linux) {
 		return &rejection{"PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}, nil
+	}
+	if sc := pod.Spec.SecurityContext; sc != nil && sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy == corev1.SupplementalGroupsPolicyStrict && !k.node.strictGroups() {
+		return &rejection{"SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node"}, nil
 	}
 	node := k.registeredNode()
 	if node == nil || unwelcome(pod, node) == nil {

@@ -36,7 +36,11 @@ func (w *worker) bringUp(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	} else if err := w.prepare(ctx, pod, seen); err != nil {
 		return 0, err
 	} else {
+		resizeErr := w.actuate(ctx, pod, seen)
 		next, err := w.advance(ctx, pod, seen)
+		if err == nil {
+			err = resizeErr
+		}
 		if left > 0 && (next == 0 || left < next) {
 			next = left
 		}
@@ -69,9 +73,12 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, seen *observedPod
 	if err := os.MkdirAll(k.logDir(pod), 0o755); err != nil {
 		return err
 	}
-	began := time.Now()
-	err := k.cgroups.ensurePod(pod)
-	since(k.metrics.cgroupTime.WithLabelValues("create"), began)
+	began, err := time.Now(), error(nil)
+	// While its containers change, their group does with them: actuate.
+	if inPlace, restarts := resizing(pod, seen); !restarts && len(inPlace) == 0 && !w.resizeInProgress() {
+		err = k.cgroups.ensurePod(pod)
+		since(k.metrics.cgroupTime.WithLabelValues("create"), began)
+	}
 	if err != nil {
 		k.eventf(pod, corev1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: %v", err)
 		return err
@@ -99,8 +106,13 @@ func (w *worker) advance(ctx context.Context, pod *corev1.Pod, seen *observedPod
 		plan := planPod(pod, seen, k.probes.verdict).orWhole(pod, seen)
 		var wait time.Duration
 		progress, err := false, error(nil)
-		if !plan.empty() {
-			progress, wait, err = w.carryOut(ctx, pod, seen, plan)
+		over := restartsAll(pod, seen)
+		if over || !plan.empty() {
+			if over {
+				progress, err = true, w.restartAll(ctx, pod, seen)
+			} else {
+				progress, wait, err = w.carryOut(ctx, pod, seen, plan)
+			}
 			var again error
 			if seen, again = k.runtime.observe(ctx, w.uid); again != nil {
 				return 0, again
@@ -307,6 +319,10 @@ func (w *worker) create(ctx context.Context, pod *corev1.Pod, c *corev1.Containe
 	config, err := k.containerConfig(ctx, containerInput{facts: facts, container: c, image: image,
 		attempt: k.nextAttempt(pod, c.Name, seen), volumes: w.mounted, handler: sandbox.RuntimeHandler, target: debugTarget(pod, c, seen)})
 	if err != nil {
+		event(corev1.EventTypeWarning, "Failed", "Error: %v", err)
+		return "", &waitError{reason: reasonConfigError, text: err.Error()}
+	}
+	if err := k.runtime.given.setContainer(pod, c); err != nil {
 		event(corev1.EventTypeWarning, "Failed", "Error: %v", err)
 		return "", &waitError{reason: reasonConfigError, text: err.Error()}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +19,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/api/qos"
-	"tinykube/api/requests"
 )
 
 // The kubelet groups pods by quality of service, so that when CPU or memory is
@@ -141,6 +141,54 @@ func (t *cgroupTree) quota(r *runtimeapi.LinuxContainerResources) *runtimeapi.Li
 	return r
 }
 
+// widenPod makes the pod's group as wide as it is or as it shall be, whichever
+// is more: while its containers change from one to the other.
+func (t *cgroupTree) widenPod(pod *corev1.Pod) error {
+	if !t.enabled || t.systemd() {
+		return nil
+	}
+	path, next := t.path(pod.UID, qos.Of(pod)), podResources(pod)
+	next.CpuQuota = wider(next.CpuQuota, t.limit(path, "cpu", "cpu.cfs_quota_us", "cpu.max"))
+	next.MemoryLimitInBytes = wider(next.MemoryLimitInBytes, t.limit(path, "memory", "memory.limit_in_bytes", "memory.max"))
+	return t.ensure(path, next)
+}
+
+// memoryLimit is the limit that the pod's group has now; 0 if it is not ours.
+func (t *cgroupTree) memoryLimit(pod *corev1.Pod) int64 {
+	if !t.enabled || t.systemd() {
+		return 0
+	}
+	limit := t.limit(t.path(pod.UID, qos.Of(pod)), "memory", "memory.limit_in_bytes", "memory.max")
+	if limit <= 0 {
+		return math.MaxInt64
+	}
+	return limit
+}
+
+// limit reads one limit of a group: from a controller's file of v1, or of v2.
+// 0 is none.
+func (t *cgroupTree) limit(path, controller, v1, v2 string) int64 {
+	file := filepath.Join(t.mount, controller, t.root, path, v1)
+	if t.v2 {
+		file = filepath.Join(t.mount, t.root, path, v2)
+	}
+	raw, _ := os.ReadFile(file)
+	first, _, _ := strings.Cut(strings.TrimSpace(string(raw)), " ")
+	value, err := strconv.ParseInt(first, 10, 64)
+	if err != nil || value > 1<<60 { // "max", or v1's way to say so
+		return 0
+	}
+	return max(value, 0)
+}
+
+// wider compares two limits, of which 0 is none.
+func wider(a, b int64) int64 {
+	if a <= 0 || b <= 0 {
+		return 0
+	}
+	return max(a, b)
+}
+
 // setBurstableShares gives the class the weight of all that is in it.
 func (t *cgroupTree) setBurstableShares(pods []*corev1.Pod) error {
 	if !t.enabled || t.systemd() {
@@ -149,7 +197,7 @@ func (t *cgroupTree) setBurstableShares(pods []*corev1.Pod) error {
 	milli := int64(0)
 	for _, p := range pods {
 		if qos.Of(p) == corev1.PodQOSBurstable {
-			request := requests.Pod(p)
+			request := specRequests(p)
 			milli += request.Cpu().MilliValue()
 		}
 	}

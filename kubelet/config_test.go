@@ -59,11 +59,35 @@ func TestManifestsThatAreRefused(t *testing.T) {
 		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {}":              "needs metadata.name and spec.containers",
 		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: 7}": "cannot unmarshal",
 		"a: *b": "unknown anchor",
-		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  serviceAccountName: a\n  containers: [{name: a}]":                         "service account",
-		"apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  volumes: [{name: v, secret: {secretName: s}}]\n  containers: [{name: a}]": "may not reference",
 	} {
 		if _, err := parseStaticPod([]byte(text), sourceFile, "/x.yaml", "n"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// A static pod must start without an API server.
+func TestStaticPodReferences(t *testing.T) {
+	const none = ""
+	for spec, kind := range map[string]string{
+		"serviceAccountName: a":                                                          "serviceaccounts",
+		"serviceAccount: a":                                                              "serviceaccounts",
+		"imagePullSecrets: [{name: a}]":                                                  "secrets",
+		"volumes: [{name: v, secret: {secretName: s}}]":                                  "secrets",
+		"volumes: [{name: v, configMap: {name: s}}]":                                     "configmaps",
+		"volumes: [{name: v, persistentVolumeClaim: {claimName: s}}]":                    "persistentvolumeclaims",
+		"volumes: [{name: v, csi: {driver: d.example}}]":                                 "csidrivers (via CSI volumes)",
+		"volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]": "serviceaccounts (via projected volumes)",
+		"volumes: [{name: v, projected: {sources: [{configMap: {name: c}}]}}]":           "configmaps",
+		"volumes: [{name: v, projected: {sources: [{downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}]": none,
+		"resourceClaims: [{name: c, resourceClaimName: d}]":                                                                          "resourceclaims",
+		"initContainers: [{name: i, image: b, envFrom: [{configMapRef: {name: c}}]}]":                                                "configmaps",
+		"initContainers: [{name: i, image: b, env: [{name: E, valueFrom: {secretKeyRef: {name: c, key: k}}}]}]":                      "secrets",
+	} {
+		text := "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  containers: [{name: a, image: b}]\n  " + spec
+		_, err := parseStaticPod([]byte(text), sourceFile, "/x.yaml", "n")
+		if kind == none && err != nil || kind != none && (err == nil || err.Error() != "static pods may not reference "+kind) {
+			t.Errorf("%s: %v, want %q", spec, err, kind)
 		}
 	}
 }

@@ -162,6 +162,10 @@ func (k *Kubelet) containerMounts(in containerInput, env map[string]string) ([]*
 			out = append(out, &runtimeapi.Mount{ContainerPath: absolute(m.MountPath), Image: volume.image, ImageSubPath: subPath, Readonly: true})
 			continue
 		}
+		recursive, err := recursiveReadOnly(m, k.node.supports(in.handler).recursiveReadOnly)
+		if err != nil {
+			return nil, err
+		}
 		source := volume.path
 		if subPath != "" {
 			target := filepath.Join(k.volumes.podDir(pod.UID), "volume-subpaths", m.Name, c.Name, strconv.Itoa(i))
@@ -177,7 +181,7 @@ func (k *Kubelet) containerMounts(in containerInput, env map[string]string) ([]*
 			ContainerPath:     absolute(m.MountPath),
 			HostPath:          source,
 			Readonly:          m.ReadOnly || volume.readOnly,
-			RecursiveReadOnly: m.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled,
+			RecursiveReadOnly: recursive,
 			Propagation:       propagation(m.MountPropagation),
 		})
 	}
@@ -193,6 +197,24 @@ func (k *Kubelet) containerMounts(in containerInput, env map[string]string) ([]*
 		return nil, err
 	}
 	return append(out, &runtimeapi.Mount{ContainerPath: terminationPath(c), HostPath: path}), nil
+}
+
+// recursiveReadOnly says whether what is mounted below a read-only mount is
+// read-only too, which not every runtime can do.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/kubelet_pods.go resolveRecursiveReadOnly.
+func recursiveReadOnly(m corev1.VolumeMount, supported bool) (bool, error) {
+	switch mode := m.RecursiveReadOnly; {
+	case mode == nil || *mode == corev1.RecursiveReadOnlyDisabled:
+		return false, nil
+	case !m.ReadOnly:
+		return false, fmt.Errorf("volume %q requested recursive read-only mode, but it is not read-only", m.Name)
+	case m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone:
+		return false, fmt.Errorf("volume %q requested recursive read-only mode, but it is not compatible with propagation %q", m.Name, *m.MountPropagation)
+	case !supported && *mode == corev1.RecursiveReadOnlyEnabled:
+		return false, fmt.Errorf("volume %q requested recursive read-only mode, but it is not supported by the runtime", m.Name)
+	}
+	return supported, nil
 }
 
 // terminationFile makes the file in which a container may leave its last words.

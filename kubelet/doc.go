@@ -31,11 +31,13 @@
 //	sandbox.go, container.go   what is asked of the runtime, made of
 //	    env*.go, expand.go, facts.go       variables, and what a pod may know of itself
 //	    security.go, userns.go             who it is, and what it may
-//	    resources.go, cgroup*.go           what it gets
+//	    resources.go, cgroup*.go           what it gets (allocation.go: has been promised;
+//	                                       resize.go: gets instead, while it runs)
 //	    dns.go, hosts.go, image.go         its names, its image
 //	    volume*.go, mount_linux.go         its files (objects.go: read from the API)
 //	    csi*.go                            those that drivers bring: csi.go says the order
 //	probe*.go, hooks.go        what is asked of a container, and told to it
+//	restartall.go              one end that is the end of all containers
 //	terminate.go, gc.go        the end, and what is left
 //	status.go, status_writer.go, mirror.go what the API is told
 //

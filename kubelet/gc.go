@@ -103,12 +103,15 @@ func (k *Kubelet) removeLog(c *observedContainer) {
 	}
 }
 
-// removeOrphanLogs removes log directories and links of pods that are gone.
+// removeOrphanLogs removes log directories, links and promises of pods that are
+// gone.
 func (k *Kubelet) removeOrphanLogs() {
 	if _, complete := k.wanted(); !complete {
 		return
 	}
 	alive := k.workerUIDs()
+	k.allocated.keep(alive)
+	k.runtime.given.keep(alive)
 	directories, err := os.ReadDir(k.cfg.PodLogsDir)
 	if err != nil {
 		return

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -60,7 +61,8 @@ type Kubelet struct {
 	pulls        chan struct{} // as many places as pulls may run at once
 	pullRate     *rate.Limiter
 
-	capacity corev1.ResourceList // what the node has; set before anything runs
+	capacity  corev1.ResourceList // what the node has; set before anything runs
+	allocated *resourceRecord     // what of it pods have been promised
 
 	usernsMu sync.Mutex // held while a range of users is found and written
 
@@ -135,6 +137,10 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	k.metrics.registry.MustRegister(stateCollector{k})
 	k.runtime = newContainerRuntime(runtimeCalls{deps.Runtime, cfg.RuntimeTimeout, k.metrics}, runtimeCalls{deps.Images, cfg.RuntimeTimeout, k.metrics})
+	k.allocated, k.runtime.given = &resourceRecord{pods: map[types.UID]podGrant{}}, &resourceRecord{pods: map[types.UID]podGrant{}}
+	if !cfg.Hollow {
+		k.allocated.path, k.runtime.given.path = filepath.Join(cfg.RootDir, "allocated_pods_state"), filepath.Join(cfg.RootDir, "actuated_pods_state")
+	}
 	k.volumes = &volumes{metrics: k.metrics, rootDir: cfg.RootDir, objects: k.objects,
 		tokens: &tokens{client: deps.Client, issued: map[tokenKey]issuedToken{}}}
 	k.addCSI()
@@ -254,6 +260,11 @@ func (k *Kubelet) Run(ctx context.Context) error {
 func (k *Kubelet) prepareNode(ctx context.Context) error {
 	for _, dir := range []string{k.cfg.RootDir, k.cfg.PodLogsDir, k.cfg.ContainerLogsDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, record := range []*resourceRecord{k.allocated, k.runtime.given} {
+		if err := record.load(); err != nil {
 			return err
 		}
 	}

@@ -54,6 +54,9 @@ func (n *nodeReporter) fillStatus(ctx context.Context, node *corev1.Node) {
 	n.mu.Lock()
 	s.Features, s.RuntimeHandlers = n.features, n.handlers
 	n.mu.Unlock()
+	// What schedulers and API servers of several versions ask for before they
+	// send a pod that needs it; sorted.
+	s.DeclaredFeatures = []string{"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"}
 	s.VolumesInUse = k.volumes.csi.inUse()
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
 	set := func(kind corev1.NodeConditionType, status corev1.ConditionStatus, reason, text string) {

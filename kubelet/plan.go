@@ -143,7 +143,7 @@ func planInit(plan *podPlan, pod *corev1.Pod, seen *observedPod, sandboxID strin
 			return false
 		case latest.ExitCode != 0:
 			// With policy Never the pod has failed; the caller sees the status.
-			if restartPolicy(pod, c) != corev1.RestartPolicyNever {
+			if restarts(pod, c, latest.ExitCode) {
 				plan.start = append(plan.start, c)
 			}
 			return false
@@ -187,8 +187,8 @@ func planContainer(plan *podPlan, pod *corev1.Pod, c *corev1.Container, seen *ob
 	}
 }
 
-// unfit orders a running container's end if its spec changed or a probe gave
-// it up, and says why.
+// unfit orders a running container's end if its spec changed, what it may use
+// too and that needs another life, or a probe gave it up; and says why.
 func unfit(plan *podPlan, pod *corev1.Pod, c *corev1.Container, latest *observedContainer, verdictOf func(*observedContainer) verdict) string {
 	who, then := "Container", ", will be restarted"
 	if isSidecar(c) {
@@ -196,6 +196,10 @@ func unfit(plan *podPlan, pod *corev1.Pod, c *corev1.Container, latest *observed
 	}
 	if recorded := latest.Annotations[annotationHash]; recorded != "" && recorded != containerHash(c) {
 		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("%s %s definition changed%s", who, c.Name, then), ""})
+		return "changed"
+	}
+	if _, restart := latest.differs(pod, c); restart {
+		plan.stop = append(plan.stop, stopOrder{latest, fmt.Sprintf("Container %s resize requires restart", c.Name), ""})
 		return "changed"
 	}
 	if probe := verdictOf(latest).unfit; probe != "" {
@@ -250,7 +254,7 @@ func shouldStart(pod *corev1.Pod, c *corev1.Container, latest *observedContainer
 
 // restarts says whether a container that ended with this code gets another life.
 func restarts(pod *corev1.Pod, c *corev1.Container, code int32) bool {
-	if ruledToRestart(c, code) {
+	if matchingRule(c, code) != "" { // alone, or with all the others: restartall.go
 		return true
 	}
 	switch restartPolicy(pod, c) {
@@ -262,18 +266,18 @@ func restarts(pod *corev1.Pod, c *corev1.Container, code int32) bool {
 	return true
 }
 
-// ruledToRestart says whether the container's own rules, which stand above its
-// policy, name this exit code.
-func ruledToRestart(c *corev1.Container, code int32) bool {
+// matchingRule is what the first of the container's own rules that names this
+// exit code wants done. The rules stand above its policy.
+func matchingRule(c *corev1.Container, code int32) corev1.ContainerRestartRuleAction {
 	for _, rule := range c.RestartPolicyRules {
-		if rule.Action == corev1.ContainerRestartRuleActionRestart && rule.ExitCodes != nil {
+		if rule.ExitCodes != nil {
 			in := rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn
 			if slices.Contains(rule.ExitCodes.Values, code) == in {
-				return true
+				return rule.Action
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // restartPolicy is the container's own policy, else the pod's; for an init

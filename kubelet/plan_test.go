@@ -40,7 +40,7 @@ func seenOf(words string) *observedPod {
 			c.State = runtimeapi.ContainerState_CONTAINER_EXITED
 			fmt.Sscanf(state, "exit%d", &c.ExitCode)
 		}
-		seen.containers = append(seen.containers, &observedContainer{c, fmt.Sprint("s", sandboxes-1), "fake"})
+		seen.containers = append(seen.containers, &observedContainer{ContainerStatus: c, sandboxID: fmt.Sprint("s", sandboxes-1), runtimeName: "fake"})
 	}
 	seen.sort()
 	return seen

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -38,6 +39,7 @@ type containerRuntime struct {
 	runtime runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
 	name    string // as the runtime calls itself, known before any pod is looked at
+	given   *resourceRecord
 }
 
 func newContainerRuntime(conn, imageConn grpc.ClientConnInterface) *containerRuntime {
@@ -52,6 +54,7 @@ type observedContainer struct {
 	*runtimeapi.ContainerStatus
 	sandboxID   string
 	runtimeName string
+	given       *corev1.ResourceRequirements // what it may use, as we told the runtime; nil: not by us
 }
 
 // fullID is how the API tells containers of several runtimes apart.
@@ -101,6 +104,7 @@ func (r *containerRuntime) observe(ctx context.Context, uid types.UID) (*observe
 	if err != nil {
 		return nil, err
 	}
+	grant, _ := r.given.of(uid)
 	for _, c := range containers.Containers {
 		answer, err := r.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
 		if isNotFound(err) {
@@ -109,7 +113,11 @@ func (r *containerRuntime) observe(ctx context.Context, uid types.UID) (*observe
 		if err != nil {
 			return nil, err
 		}
-		seen.containers = append(seen.containers, &observedContainer{answer.Status, c.PodSandboxId, r.name})
+		observed := &observedContainer{ContainerStatus: answer.Status, sandboxID: c.PodSandboxId, runtimeName: r.name}
+		if given, known := grant.ContainerResources[observed.name()]; known {
+			observed.given = &given
+		}
+		seen.containers = append(seen.containers, observed)
 		seen.namespace, seen.name = c.Labels[labelPodNamespace], c.Labels[labelPodName]
 	}
 	seen.sort()

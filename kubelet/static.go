@@ -301,8 +301,8 @@ func parseStaticPod(raw []byte, source, path, nodeName string) (*corev1.Pod, err
 	if len(pod.Spec.Containers) == 0 || pod.Name == "" && pod.GenerateName == "" {
 		return nil, errors.New("a pod needs metadata.name and spec.containers")
 	}
-	if err := refuseReferences(pod); err != nil {
-		return nil, err
+	if kind := apiReference(pod); kind != "" {
+		return nil, fmt.Errorf("static pods may not reference %s", kind)
 	}
 	pod.Status = corev1.PodStatus{}
 	if pod.UID == "" {
@@ -356,25 +356,60 @@ func staticUID(pod *corev1.Pod, source, path, nodeName string) (types.UID, error
 	return types.UID(hex.EncodeToString(h.Sum(nil))), nil
 }
 
-// refuseReferences keeps static pods free of API objects: they must start
-// without an API server, so what they need lies on the node.
-func refuseReferences(pod *corev1.Pod) error {
-	if pod.Spec.ServiceAccountName != "" {
-		return errors.New("a static pod may not reference a service account")
-	}
-	for _, v := range pod.Spec.Volumes {
-		if v.Secret != nil || v.ConfigMap != nil || v.Projected != nil || v.PersistentVolumeClaim != nil {
-			return fmt.Errorf("volume %q: a static pod may not reference objects of the API", v.Name)
-		}
-	}
+// apiReference names a kind of API object that a pod refers to. Static pods are
+// kept free of them: they must start without an API server, so what they need
+// lies on the node.
+//
+// Upstream: kubernetes@v1.36 pkg/api/pod/util.go HasAPIObjectReference, of which
+// the volumes that no kubelet of today has are left out.
+func apiReference(pod *corev1.Pod) string {
+	spec := &pod.Spec
+	secrets, configMaps, volume := len(spec.ImagePullSecrets) > 0, false, ""
 	for _, c := range allContainers(pod) {
-		if len(c.EnvFrom) > 0 || slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool {
-			return e.ValueFrom != nil && (e.ValueFrom.SecretKeyRef != nil || e.ValueFrom.ConfigMapKeyRef != nil)
-		}) {
-			return fmt.Errorf("container %q: a static pod may not reference objects of the API", c.Name)
+		for _, e := range c.EnvFrom {
+			secrets, configMaps = secrets || e.SecretRef != nil, configMaps || e.ConfigMapRef != nil
+		}
+		for _, e := range c.Env {
+			if from := e.ValueFrom; from != nil {
+				secrets, configMaps = secrets || from.SecretKeyRef != nil, configMaps || from.ConfigMapKeyRef != nil
+			}
 		}
 	}
-	return nil
+	for _, v := range spec.Volumes {
+		secrets = secrets || v.Secret != nil || v.CSI != nil && v.CSI.NodePublishSecretRef != nil
+		configMaps = configMaps || v.ConfigMap != nil
+		switch {
+		case v.CSI != nil:
+			volume = cmp.Or(volume, "csidrivers (via CSI volumes)")
+		case v.PersistentVolumeClaim != nil:
+			volume = cmp.Or(volume, "persistentvolumeclaims")
+		case v.Ephemeral != nil:
+			volume = cmp.Or(volume, "persistentvolumeclaims (via ephemeral volumes)")
+		case v.Projected != nil:
+			for _, s := range v.Projected.Sources {
+				secrets, configMaps = secrets || s.Secret != nil, configMaps || s.ConfigMap != nil
+				switch {
+				case s.ServiceAccountToken != nil:
+					volume = cmp.Or(volume, "serviceaccounts (via projected volumes)")
+				case s.ClusterTrustBundle != nil:
+					volume = cmp.Or(volume, "clustertrustbundles")
+				case s.PodCertificate != nil:
+					volume = cmp.Or(volume, "podcertificates")
+				}
+			}
+		}
+	}
+	switch {
+	case spec.ServiceAccountName != "", spec.DeprecatedServiceAccount != "":
+		return "serviceaccounts"
+	case secrets:
+		return "secrets"
+	case configMaps:
+		return "configmaps"
+	case len(spec.ResourceClaims) > 0:
+		return "resourceclaims"
+	}
+	return volume
 }
 
 // isStatic recognises a pod that came from a file.

@@ -11,7 +11,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"tinykube/api/qos"
-	"tinykube/api/requests"
 )
 
 // statusInput is all that a pod's status is derived from.
@@ -21,15 +20,19 @@ type statusInput struct {
 	old      corev1.PodStatus
 	waiting  map[string]*waitError
 	terminal bool // the pod has ended: nothing will start again
+	resize   []corev1.PodCondition
+	over     bool // all its containers restart together
 	reason   string
 	message  string // set when the kubelet itself ended the pod
 
 	disruption bool // it did so for the node's sake
 	rejected   bool // it never let it in
 	hostIPs    []string
-	now        time.Time
-	verdictOf  func(*observedContainer) verdict
-	readyOf    func(*observedContainer) bool
+
+	recursiveReadOnly bool // the runtime can do it
+	now               time.Time
+	verdictOf         func(*observedContainer) verdict
+	readyOf           func(*observedContainer) bool
 }
 
 // podStatus derives what the API shall say about the pod. It is a pure
@@ -38,6 +41,7 @@ type statusInput struct {
 // Upstream: kubernetes@v1.36 pkg/kubelet/kubelet_pods.go generateAPIPodStatus.
 func podStatus(in statusInput) corev1.PodStatus {
 	status := *in.old.DeepCopy()
+	in.over = mayRestartAll(in.pod) && (restartsAll(in.pod, in.seen) || conditionTrue(status, corev1.AllContainersRestarting))
 	status.QOSClass = qos.Of(in.pod)
 	status.ObservedGeneration = in.pod.Generation
 	if status.StartTime == nil { // nothing was told of it yet: it began with its first sandbox
@@ -86,17 +90,6 @@ func podStatus(in statusInput) corev1.PodStatus {
 	return status
 }
 
-// setResources tells what the pod as a whole has been given.
-//
-// Simplified: it is what the pod asked for. Upstream reads what its group has.
-func setResources(status *corev1.PodStatus, pod *corev1.Pod) {
-	status.AllocatedResources = requests.Pod(pod)
-	status.Resources = &corev1.ResourceRequirements{Requests: requests.Pod(pod), Limits: requests.Limits(pod)}
-	if pod.Status.Phase == corev1.PodRunning { // a group has a limit when all that is in it have one
-		status.Resources.Limits = podLimits(pod)
-	}
-}
-
 // maxMessages bounds what all containers of a pod have to say at their end.
 const maxMessages = 12 << 10
 
@@ -137,13 +130,16 @@ func statusOf(status *corev1.PodStatus, name string) *corev1.ContainerStatus {
 // containerStatus derives one container's status from its observed lives.
 func containerStatus(in statusInput, c *corev1.Container) corev1.ContainerStatus {
 	old, started := statusOf(&in.old, c.Name), false
-	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &started, VolumeMounts: mountStatuses(c)}
+	out := corev1.ContainerStatus{Name: c.Name, Image: c.Image, Started: &started, VolumeMounts: mountStatuses(c, in.recursiveReadOnly)}
 	lives := in.seen.attempts(c.Name)
 	if len(lives) == 0 {
 		return unseenStatus(in, c, old, out)
 	}
 	latest := lives[0]
 	out.RestartCount = int32(latest.attempt())
+	if old != nil { // one that never logged anything left nothing to count
+		out.RestartCount = max(out.RestartCount, old.RestartCount)
+	}
 	out.ContainerID = latest.fullID()
 	out.ImageID = latest.ImageRef
 	if image := latest.Image.GetUserSpecifiedImage(); image != "" {
@@ -151,7 +147,7 @@ func containerStatus(in statusInput, c *corev1.Container) corev1.ContainerStatus
 	} else if image := latest.Image.GetImage(); image != "" && !strings.HasPrefix(image, "sha256:") {
 		out.Image = image
 	}
-	out.Resources = c.Resources.DeepCopy()
+	out.Resources = actualResources(c, latest)
 	out.AllocatedResources = c.Resources.Requests.DeepCopy()
 	out.User = containerUser(latest)
 	out.State = containerState(latest)
@@ -185,6 +181,12 @@ func unseenStatus(in statusInput, c *corev1.Container, old *corev1.ContainerStat
 	}
 	out.RestartCount, out.LastTerminationState = old.RestartCount, old.LastTerminationState
 	switch {
+	case in.over && old.State.Waiting == nil:
+		const text = "The container is removed because RestartAllContainers in place"
+		out.RestartCount++
+		out.State = waitingState(reasonRestartingAll, text)
+		out.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			Reason: reasonRestartingAll, Message: text, ExitCode: 137}}
 	case old.State.Terminated != nil: // collected; what was said of it stays true
 		kept := *old.DeepCopy()
 		return kept
@@ -255,13 +257,13 @@ func terminationMessage(c *observedContainer) string {
 	return c.Message + left
 }
 
-func mountStatuses(c *corev1.Container) []corev1.VolumeMountStatus {
+func mountStatuses(c *corev1.Container, recursive bool) []corev1.VolumeMountStatus {
 	var out []corev1.VolumeMountStatus
 	for _, m := range c.VolumeMounts {
 		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := corev1.RecursiveReadOnlyDisabled
-			if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled {
+			if all, err := recursiveReadOnly(m, recursive); err == nil && all {
 				mode = corev1.RecursiveReadOnlyEnabled
 			}
 			s.RecursiveReadOnly = &mode
@@ -322,7 +324,7 @@ func podPhase(pod *corev1.Pod, status corev1.PodStatus, initialized, terminal bo
 		for i, s := range status.InitContainerStatuses {
 			c := &pod.Spec.InitContainers[i]
 			over := s.State.Terminated != nil && s.State.Terminated.ExitCode != 0
-			if over && (restartPolicy(pod, c) == corev1.RestartPolicyNever || terminal) {
+			if over && (!restarts(pod, c, s.State.Terminated.ExitCode) || terminal) {
 				return corev1.PodFailed
 			}
 		}
@@ -382,13 +384,20 @@ func setConditions(status *corev1.PodStatus, in statusInput) {
 		condition.Reason, condition.Message = reason, text
 		upsertCondition(status, condition, in.now)
 	}
+	isResize := func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodResizePending || c.Type == corev1.PodResizeInProgress
+	}
+	status.Conditions = slices.DeleteFunc(status.Conditions, isResize)
+	if !isTerminal(status.Phase) {
+		status.Conditions = append(slices.Clone(in.resize), status.Conditions...)
+	}
 	set(corev1.PodReadyToStartContainers, networked, "", "")
 
 	pending := pendingInits(in.pod, status.InitContainerStatuses)
 	switch {
 	case status.Phase == corev1.PodSucceeded:
 		set(corev1.PodInitialized, true, "PodCompleted", "")
-	case len(pending) > 0 && !anyStarted(status.ContainerStatuses):
+	case len(pending) > 0 && !anyStarted(status.ContainerStatuses) && !conditionTrue(*status, corev1.PodInitialized):
 		set(corev1.PodInitialized, false, "ContainersNotInitialized", fmt.Sprintf("containers with incomplete status: %s", pending))
 	default:
 		set(corev1.PodInitialized, true, "", "")
@@ -404,9 +413,26 @@ func setConditions(status *corev1.PodStatus, in statusInput) {
 	set(corev1.ContainersReady, ready, reason, text)
 	// A pod that reached a kubelet is scheduled, whoever did it.
 	set(corev1.PodScheduled, true, "", "")
+	if mayRestartAll(in.pod) {
+		_, reason, _ := containersReady(in.pod, *status)
+		switch {
+		case isTerminal(status.Phase):
+			set(corev1.AllContainersRestarting, false, reason, "")
+		case in.over && slices.ContainsFunc(in.seen.containers, func(c *observedContainer) bool { return !isEphemeral(in.pod, c.name()) }):
+			set(corev1.AllContainersRestarting, true, "RestartAllContainersStarted", "container exited with restart policy rule")
+		default:
+			set(corev1.AllContainersRestarting, false, "", "")
+		}
+	}
 	if in.disruption {
 		set(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, in.message)
 	}
+}
+
+func conditionTrue(status corev1.PodStatus, kind corev1.PodConditionType) bool {
+	return slices.ContainsFunc(status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == kind && c.Status == corev1.ConditionTrue
+	})
 }
 
 func anyStarted(statuses []corev1.ContainerStatus) bool {

@@ -163,7 +163,8 @@ func statusPatch(target *corev1.Pod, status corev1.PodStatus) ([]byte, error) {
 // kubeletCondition lists the conditions that the kubelet owns.
 func kubeletCondition(kind corev1.PodConditionType) bool {
 	switch kind {
-	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
+	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled,
+		corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting:
 		return true
 	}
 	return false

@@ -102,6 +102,7 @@ func (k *Kubelet) dispatch(ctx context.Context, group *errgroup.Group) {
 			w.remove()
 		}
 	}
+	k.resizePods()
 	// Oldest first, so that on a node too small for all the same ones win again
 	// after a restart.
 	for _, pod := range oldestFirst(wanted) {

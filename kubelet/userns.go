@@ -45,7 +45,7 @@ func (k *Kubelet) userNamespace(pod *corev1.Pod, handler string) (*runtimeapi.Us
 	if pod.Spec.HostUsers == nil || *pod.Spec.HostUsers {
 		return nil, nil
 	}
-	if !k.node.supportsUserNamespaces(handler) {
+	if !k.node.supports(handler).userNamespaces {
 		return nil, errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces")
 	}
 	k.usernsMu.Lock()
@@ -116,14 +116,25 @@ func (k *Kubelet) allocateUserns(path string) (record usernsRecord, err error) {
 	return record, err
 }
 
-// supportsUserNamespaces says what the runtime said of a handler.
-func (n *nodeReporter) supportsUserNamespaces(handler string) bool {
+// handlerFeatures is what a handler of the runtime can do.
+type handlerFeatures struct{ userNamespaces, recursiveReadOnly bool }
+
+// supports says what the runtime said of a handler.
+func (n *nodeReporter) supports(handler string) (out handlerFeatures) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, h := range n.handlers {
-		if h.Name == handler {
-			return h.Features != nil && h.Features.UserNamespaces != nil && *h.Features.UserNamespaces
+		if h.Name == handler && h.Features != nil {
+			out = handlerFeatures{isTrue(h.Features.UserNamespaces), isTrue(h.Features.RecursiveReadOnlyMounts)}
 		}
 	}
-	return false
+	return out
+}
+
+// strictGroups says whether the runtime can keep a container from the groups
+// that its image's /etc/group names.
+func (n *nodeReporter) strictGroups() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.features != nil && isTrue(n.features.SupplementalGroupsPolicy)
 }

@@ -30,8 +30,10 @@ type worker struct {
 	key  string        // namespace/name
 	wake chan struct{} // capacity 1: a level, not a queue
 
-	mu      sync.Mutex // guards what follows, down to the blank line
-	pod     *corev1.Pod
+	mu      sync.Mutex  // guards what follows, down to the blank line
+	wanted  *corev1.Pod // as its source wants it
+	pod     *corev1.Pod // the same, with the resources that are allocated to it
+	resize  resizeConditions
 	removed bool     // no source wants it any more
 	ending  *endCase // why it must end, once it must
 	yield   context.CancelFunc
@@ -69,7 +71,7 @@ const (
 
 func newWorker(k *Kubelet, pod *corev1.Pod) *worker {
 	w := &worker{k: k, uid: pod.UID, key: pod.Namespace + "/" + pod.Name, wake: make(chan struct{}, 1),
-		pod: pod, status: pod.Status, waiting: map[string]*waitError{}}
+		wanted: pod, pod: k.allocatedPod(pod), resize: restoredResize(pod.Status), status: pod.Status, waiting: map[string]*waitError{}}
 	if pod.Status.StartTime == nil {
 		w.born = time.Now()
 	}
@@ -82,8 +84,12 @@ func (w *worker) poke() { touch(w.wake) }
 // update tells the worker what its pod should be now.
 func (w *worker) update(pod *corev1.Pod) {
 	w.mu.Lock()
-	changed := w.removed || specChanged(w.pod, pod)
-	w.pod = pod
+	changed := w.removed || specChanged(w.wanted, pod)
+	if w.wanted != pod {
+		if w.wanted, w.pod = pod, w.k.allocatedPod(pod); w.pod == pod {
+			w.resize.pending = nil // it asks for nothing, or no longer
+		}
+	}
 	w.noticeEnd(nil)
 	w.mu.Unlock()
 	if changed {
@@ -285,10 +291,11 @@ func (w *worker) publishedStatus() corev1.PodStatus {
 // publish derives the pod's status from what is there and hands it on.
 func (w *worker) publish(pod *corev1.Pod, seen *observedPod, terminal bool) corev1.PodStatus {
 	w.mu.Lock()
-	ending, old := w.ending, w.status // only this goroutine changes the status
+	ending, old, resize := w.ending, w.status, w.resize.list() // only this goroutine changes the status
 	w.mu.Unlock()
-	in := statusInput{pod: pod, seen: seen, old: old, waiting: w.waiting, terminal: terminal,
+	in := statusInput{pod: pod, seen: seen, old: old, waiting: w.waiting, terminal: terminal, resize: resize,
 		hostIPs: w.k.hostIPs(), now: time.Now(), verdictOf: w.k.probes.verdict, readyOf: w.k.probes.ready}
+	in.recursiveReadOnly = w.k.node.supports(seen.sandbox().GetRuntimeHandler()).recursiveReadOnly
 	if ending != nil {
 		in.reason, in.message, in.disruption, in.rejected = ending.reason, ending.message, ending.disruption, ending.rejected
 	}

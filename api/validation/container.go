@@ -2,6 +2,7 @@ package validation
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -85,15 +86,52 @@ func (c *containerCheck) common(at *field.Path, k *corev1.Container) {
 		ifSet(c.report, at.Child("restartPolicy"), *k.RestartPolicy, corev1.ContainerRestartPolicyAlways,
 			corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
 	}
+	c.restartRules(at, k)
 	for i, p := range k.ResizePolicy {
 		at := at.Child("resizePolicy")
 		oneOf(c.report, at, p.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)
 		oneOf(c.report, at, p.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)
+		if c.pod.RestartPolicy == corev1.RestartPolicyNever && p.RestartPolicy != corev1.NotRequired {
+			c.invalid(at, p.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'")
+		}
 		for _, earlier := range k.ResizePolicy[:i] {
 			if earlier.ResourceName == p.ResourceName {
 				c.add(field.Duplicate(at.Index(i), p.ResourceName))
 			}
 		}
+	}
+}
+
+// restartRules checks what a container's exit codes shall lead to.
+func (c *containerCheck) restartRules(at *field.Path, k *corev1.Container) {
+	rules := k.RestartPolicyRules
+	if len(rules) > 0 && k.RestartPolicy == nil {
+		c.add(field.Required(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+	}
+	at = at.Child("restartPolicyRules")
+	const most, mostCodes = 20, 255
+	if len(rules) > most {
+		c.add(field.TooMany(at, len(rules), most))
+	}
+	for i, rule := range rules {
+		at := at.Index(i)
+		c.anyOf(at.Child("action"), string(rule.Action), string(corev1.ContainerRestartRuleActionRestart), string(corev1.ContainerRestartRuleActionRestartAllContainers))
+		if rule.ExitCodes == nil {
+			c.add(field.Required(at.Child("exitCodes"), "must be specified"))
+			continue
+		}
+		at = at.Child("exitCodes")
+		c.anyOf(at.Child("operator"), string(rule.ExitCodes.Operator), string(corev1.ContainerRestartRuleOnExitCodesOpIn), string(corev1.ContainerRestartRuleOnExitCodesOpNotIn))
+		if len(rule.ExitCodes.Values) > mostCodes {
+			c.add(field.TooMany(at.Child("values"), len(rule.ExitCodes.Values), mostCodes))
+		}
+	}
+}
+
+// anyOf reports a value that is not among those allowed, or missing.
+func (c *containerCheck) anyOf(at *field.Path, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		c.add(field.NotSupported(at, value, allowed))
 	}
 }
 
@@ -229,8 +267,9 @@ func (c *containerCheck) envSource(at *field.Path, v corev1.EnvVar) {
 		sources++
 		c.keyRef(at.Child("secretKeyRef"), ref.Name, ref.Key)
 	}
-	if from.FileKeyRef != nil {
+	if ref := from.FileKeyRef; ref != nil {
 		sources++
+		c.fileRef(at.Child("fileKeyRef"), ref)
 	}
 	switch {
 	case sources == 0:
@@ -356,5 +395,25 @@ func checkSecurityContext(r *report, at *field.Path, s *corev1.SecurityContext) 
 				r.invalid(at, s, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN")
 			}
 		}
+	}
+}
+
+// fileRef checks a variable that a file in one of the pod's emptyDirs holds.
+func (c *containerCheck) fileRef(at *field.Path, ref *corev1.FileKeySelector) {
+	if c.required(at.Child("key"), ref.Key) {
+		c.messages(at.Child("key"), ref.Key, validation.IsRelaxedEnvVarName(ref.Key))
+	}
+	if c.required(at.Child("path"), ref.Path) {
+		c.noBacksteps(at.Child("path"), ref.Path)
+	}
+	at = at.Child("volumeName")
+	if !c.required(at, ref.VolumeName) {
+		return
+	}
+	c.label(at, ref.VolumeName)
+	if volume, found := c.volumes[ref.VolumeName]; !found {
+		c.add(field.NotFound(at, ref.VolumeName))
+	} else if volume.EmptyDir == nil {
+		c.invalid(at, ref.VolumeName, "referenced volume must be of type emptyDir")
 	}
 }

@@ -138,6 +138,18 @@ func checkPodNames(r *report, at *field.Path, s *corev1.PodSpec) {
 	optional(r.label, "hostname", s.Hostname)
 	optional(r.label, "subdomain", s.Subdomain)
 	optional(r.subdomain, "priorityClassName", s.PriorityClassName)
+	if at := at.Child("hostnameOverride"); s.HostnameOverride != nil {
+		if deref(s.SetHostnameAsFQDN) {
+			r.add(field.Forbidden(at, "may not be specified when setHostnameAsFQDN is true"))
+		}
+		if s.HostNetwork {
+			r.add(field.Forbidden(at, "may not be specified when hostNetwork is true"))
+		}
+		if len(*s.HostnameOverride) > 64 {
+			r.add(field.TooLong(at, "", 64))
+		}
+		r.subdomain(at, *s.HostnameOverride)
+	}
 	if s.RuntimeClassName != nil {
 		r.subdomain(at.Child("runtimeClassName"), *s.RuntimeClassName)
 	}

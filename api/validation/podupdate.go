@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -62,27 +63,124 @@ func PodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	return r.errs
 }
 
-// PodResizeUpdate checks a change of resources in place.
+// PodResizeUpdate checks a change of resources in place. Whether the pod's node
+// has as much is for admission and for its kubelet to say.
 //
-// Simplified: whether the pod's node can do it is for its kubelet to say.
+// Upstream: kubernetes@v1.36 pkg/apis/core/validation ValidatePodResize.
 func PodResizeUpdate(p, old *corev1.Pod) field.ErrorList {
 	r := &report{}
 	at := field.NewPath("spec")
 	checkPod(r, p)
+	if _, mirror := old.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")}
+	}
 	if qos.Of(old) != qos.Of(p) {
 		r.invalid(at, p.Status.QOSClass, "Pod QOS Class may not change as a result of resizing")
 	}
+	if i := slices.IndexFunc(old.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.State.Running != nil }); i >= 0 &&
+		old.Status.ContainerStatuses[i].Resources == nil {
+		r.add(field.Forbidden(at, "Pod running on node without support for resize"))
+	}
 	rest := p.Spec.DeepCopy()
-	for _, pair := range [][2][]corev1.Container{{rest.Containers, old.Spec.Containers}, {rest.InitContainers, old.Spec.InitContainers}} {
-		for i := range min(len(pair[0]), len(pair[1])) {
-			pair[0][i].Resources, pair[0][i].ResizePolicy = pair[1][i].Resources, pair[1][i].ResizePolicy
+	if was := old.Spec.Resources; was != nil && rest.Resources == nil {
+		r.add(field.Forbidden(at.Child("resources"), "pod-level resources cannot be removed"))
+	} else if rest.Resources != nil {
+		if was == nil {
+			was = &corev1.ResourceRequirements{}
+		}
+		checkResized(r, at.Child("resources"), "pod-level resource", *rest.Resources, *was)
+		*rest.Resources = sameCompute(*rest.Resources, *was)
+		if equality.Semantic.DeepEqual(*rest.Resources, *was) {
+			rest.Resources = old.Spec.Resources
+		} else {
+			r.add(field.Forbidden(at, "only cpu and memory resources are mutable at pod-level"))
 		}
 	}
-	rest.Resources = old.Spec.Resources
-	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
-		r.add(field.Forbidden(at, fmt.Sprintf("only cpu and memory resources are mutable\n%v", diff.Diff(old.Spec, *rest))))
+	if !sameNames(r, at.Child("containers"), rest.Containers, old.Spec.Containers) ||
+		!sameNames(r, at.Child("initContainers"), rest.InitContainers, old.Spec.InitContainers) {
+		return r.errs
+	}
+	for i := range rest.InitContainers {
+		at := at.Child("initContainers").Index(i)
+		if !resizedContainer(r, at, &rest.InitContainers[i], old.Spec.InitContainers[i]) {
+			r.add(field.Forbidden(at, "only cpu and memory resources for init or sidecar containers are mutable"))
+		}
+	}
+	for i := range rest.Containers {
+		if !resizedContainer(r, at.Child("containers").Index(i), &rest.Containers[i], old.Spec.Containers[i]) {
+			r.add(field.Forbidden(at, "only cpu and memory resources are mutable"))
+		}
+	}
+	if len(r.errs) == 0 && !equality.Semantic.DeepEqual(*rest, old.Spec) {
+		r.add(field.Forbidden(at, "only cpu and memory resources are mutable"))
 	}
 	return r.errs
+}
+
+// sameNames: a resize neither adds nor moves containers.
+func sameNames(r *report, at *field.Path, now, before []corev1.Container) bool {
+	if len(now) != len(before) {
+		list := "containers"
+		if strings.HasSuffix(at.String(), "initContainers") {
+			list = "initContainers"
+		}
+		r.add(field.Forbidden(at, list+" may not be added or removed on resize"))
+		return false
+	}
+	for i := range now {
+		if now[i].Name != before[i].Name {
+			r.add(field.Forbidden(at.Index(i).Child("name"), "containers may not be renamed or reordered on resize"))
+			return false
+		}
+	}
+	return true
+}
+
+// resizedContainer checks one container's new resources, undoes their change,
+// and says whether nothing else has changed.
+func resizedContainer(r *report, at *field.Path, c *corev1.Container, was corev1.Container) bool {
+	restarts := slices.ContainsFunc(was.ResizePolicy, func(p corev1.ContainerResizePolicy) bool { return p.RestartPolicy == corev1.RestartContainer })
+	once := strings.Contains(at.String(), "initContainers") && deref(was.RestartPolicy) != corev1.ContainerRestartPolicyAlways
+	if once && restarts && !equality.Semantic.DeepEqual(c.Resources, was.Resources) {
+		r.add(field.Forbidden(at, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized"))
+	}
+	checkResized(r, at.Child("resources"), "resource", c.Resources, was.Resources)
+	c.Resources = sameCompute(c.Resources, was.Resources)
+	return equality.Semantic.DeepEqual(*c, was)
+}
+
+// checkResized: what has been said once may change and not go.
+func checkResized(r *report, at *field.Path, what string, now, was corev1.ResourceRequirements) {
+	for _, list := range []struct {
+		name     string
+		now, was corev1.ResourceList
+	}{{"requests", now.Requests, was.Requests}, {"limits", now.Limits, was.Limits}} {
+		for name := range list.was {
+			if _, kept := list.now[name]; !kept {
+				r.add(field.Forbidden(at.Child(list.name), what+" "+list.name+" cannot be removed"))
+				break
+			}
+		}
+	}
+}
+
+// sameCompute is the new resources with CPU and memory as they were.
+func sameCompute(now, was corev1.ResourceRequirements) corev1.ResourceRequirements {
+	undo := func(now, was corev1.ResourceList) corev1.ResourceList {
+		out := now.DeepCopy()
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			delete(out, name)
+			if q, found := was[name]; found {
+				if out == nil {
+					out = corev1.ResourceList{}
+				}
+				out[name] = q
+			}
+		}
+		return out
+	}
+	now.Requests, now.Limits = undo(now.Requests, was.Requests), undo(now.Limits, was.Limits)
+	return now
 }
 
 // PodEphemeralUpdate checks the addition of ephemeral containers: none that is

@@ -48,7 +48,8 @@ func (r *Runtime) CreateContainer(_ context.Context, request *runtimeapi.CreateC
 	c := &container{sandboxID: request.PodSandboxId, program: program, status: &runtimeapi.ContainerStatus{
 		Id: r.id(), Metadata: config.Metadata, State: runtimeapi.ContainerState_CONTAINER_CREATED, CreatedAt: time.Now().UnixNano(),
 		Image: config.Image, ImageRef: config.Image.Image, ImageId: config.Image.Image, Labels: maps.Clone(config.Labels),
-		Annotations: maps.Clone(config.Annotations), Mounts: config.Mounts, LogPath: filepath.Join(s.config.LogDirectory, config.LogPath)}}
+		Annotations: maps.Clone(config.Annotations), Mounts: config.Mounts,
+		Resources: &runtimeapi.ContainerResources{Linux: config.GetLinux().GetResources()}, LogPath: filepath.Join(s.config.LogDirectory, config.LogPath)}}
 	r.containers[c.status.Id] = c
 	return &runtimeapi.CreateContainerResponse{ContainerId: c.status.Id}, nil
 }
@@ -75,6 +76,23 @@ func (r *Runtime) StartContainer(_ context.Context, request *runtimeapi.StartCon
 		c.endsAt = now.Add(c.program.Runs)
 	}
 	return &runtimeapi.StartContainerResponse{}, nil
+}
+
+// UpdateContainerResources changes what a container may use.
+func (r *Runtime) UpdateContainerResources(_ context.Context, request *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	if err := r.check("UpdateContainerResources"); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[request.ContainerId]
+	if c == nil {
+		return nil, status.Errorf(codes.NotFound, "container %s not found", request.ContainerId)
+	}
+	next := cloneStatus(c.status)
+	next.Resources = &runtimeapi.ContainerResources{Linux: request.Linux}
+	c.status = next
+	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
 }
 
 // StopContainer ends a container: at once, or after the grace period if it is
@@ -199,13 +217,25 @@ func (r *Runtime) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandbo
 			if c.settle(); c.sandboxID == id && c.status.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
 				linux.Containers = append(linux.Containers, &runtimeapi.ContainerStats{
 					Attributes: &runtimeapi.ContainerAttributes{Id: c.status.Id, Metadata: c.status.Metadata, Labels: c.status.Labels},
-					Memory:     &runtimeapi.MemoryUsage{Timestamp: now, WorkingSetBytes: &runtimeapi.UInt64Value{Value: r.Memory[s.status.Metadata.GetName()]}}})
+					Memory: &runtimeapi.MemoryUsage{Timestamp: now, WorkingSetBytes: &runtimeapi.UInt64Value{Value: r.Memory[s.status.Metadata.GetName()]},
+						UsageBytes: &runtimeapi.UInt64Value{Value: r.Memory[s.status.Metadata.GetName()]}}})
 			}
 		}
 		out.Stats = append(out.Stats, &runtimeapi.PodSandboxStats{Linux: linux,
 			Attributes: &runtimeapi.PodSandboxAttributes{Id: id, Metadata: s.status.Metadata, Labels: s.status.Labels}})
 	}
 	return out, nil
+}
+
+// PodSandboxStats is the same for one pod.
+func (r *Runtime) PodSandboxStats(ctx context.Context, request *runtimeapi.PodSandboxStatsRequest) (*runtimeapi.PodSandboxStatsResponse, error) {
+	all, err := r.ListPodSandboxStats(ctx, nil)
+	for _, s := range all.GetStats() {
+		if s.Attributes.Id == request.PodSandboxId {
+			return &runtimeapi.PodSandboxStatsResponse{Stats: s}, err
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "sandbox %s not found", request.PodSandboxId)
 }
 
 // ListContainerStats says that nothing uses anything.

@@ -50,7 +50,7 @@ type Runtime struct {
 	ProgramOf func(*runtimeapi.ContainerConfig) Program
 	// Missing images cannot be pulled.
 	Missing map[string]bool
-	// Memory is the working set of each container of a pod, by the pod's name.
+	// Memory is what each container of a pod uses, by the pod's name.
 	Memory map[string]uint64
 	// PodCIDR is where sandboxes get their addresses from.
 	PodCIDR netip.Prefix

@@ -121,7 +121,7 @@ var kubeletMutants = []mutant{
 	{"16", "caps at what is requested", sharesFile,
 		"if memory, found := limits[corev1.ResourceMemory]; found {", "if memory, found := request[corev1.ResourceMemory]; found {", "a request is not"},
 	{"16", "caps also who has no limit", sharesFile,
-		"request, limits := requests.Pod(pod), podLimits(pod)", "request, limits := requests.Pod(pod), requests.Limits(pod)", "the pod has none"},
+		"request, limits := specRequests(pod), podLimits(pod)", "request, limits := specRequests(pod), requests.Limits(pod)", "the pod has none"},
 	{"16", "caps both or none", sharesFile,
 		"if memory, found := limits[corev1.ResourceMemory]; found {", "if memory, found := limits[corev1.ResourceMemory]; found && out.CpuQuota > 0 {", "the other not"},
 }
