@@ -9,8 +9,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
 	"tinykube/client"
@@ -81,23 +79,4 @@ func (a apiObjects) resized(ctx context.Context, claim *corev1.PersistentVolumeC
 	}
 	_, err = client.For(a.client, client.PersistentVolumeClaims).Patch(ctx, claim.Namespace, claim.Name, types.StrategicMergePatchType, patch, "status")
 	return err
-}
-
-func (a apiObjects) csiDriver(ctx context.Context, name string) (*storagev1.CSIDriver, error) {
-	if a.client == nil {
-		return nil, nil
-	}
-	driver, err := get(ctx, a, client.CSIDrivers, "", name)
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	return driver, err
-}
-
-func (a apiObjects) attachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error) {
-	return get(ctx, a, client.VolumeAttachments, "", name)
-}
-
-func (a apiObjects) node(ctx context.Context, name string) (*corev1.Node, error) {
-	return get(ctx, a, client.Nodes, "", name)
 }

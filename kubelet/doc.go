@@ -12,9 +12,9 @@
 // The whole of it is one idea, applied per pod: look at what is wanted, look
 // at what is there, do the next step (plan.go), look again. Nothing is decided
 // from an event and nothing that matters is only remembered. What is there is
-// read from the runtime, from the pod's directory and from the mount table; so
-// a kubelet that is killed at any instant and started again finds every
-// container and starts none twice.
+// read from the runtime, from the pod's directory and from the mount table, and
+// what was promised from a file (allocation.go); so a kubelet that is killed at
+// any instant and started again finds every container and starts none twice.
 //
 // A kubelet needs no API server. Without one it runs the pods in its manifest
 // directory, which is how a control plane starts: etcd and the API server are

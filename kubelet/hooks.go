@@ -86,16 +86,3 @@ func (k *Kubelet) httpHook(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	}
 	return answer.Body.Close()
 }
-
-// exec runs a command in a container and waits for it. A timeout of zero means
-// as long as ctx.
-func (r *containerRuntime) exec(ctx context.Context, id string, command []string, timeout time.Duration) (execAnswer, error) {
-	answer, err := r.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
-		ContainerId: id, Cmd: command, Timeout: int64(timeout / time.Second)})
-	return execAnswer{answer}, err
-}
-
-// execAnswer is what a command has said.
-type execAnswer struct{ *runtimeapi.ExecSyncResponse }
-
-func (a execAnswer) both() []byte { return append(a.GetStdout(), a.GetStderr()...) }

@@ -13,6 +13,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -47,6 +48,25 @@ func (a apiObjects) configMap(ctx context.Context, namespace, name string) (*cor
 func (a apiObjects) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	secret, err := get(ctx, a, client.Secrets, namespace, name)
 	return secret, singular(err, "secret", name)
+}
+
+func (a apiObjects) csiDriver(ctx context.Context, name string) (*storagev1.CSIDriver, error) {
+	if a.client == nil {
+		return nil, nil
+	}
+	driver, err := get(ctx, a, client.CSIDrivers, "", name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return driver, err
+}
+
+func (a apiObjects) attachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error) {
+	return get(ctx, a, client.VolumeAttachments, "", name)
+}
+
+func (a apiObjects) node(ctx context.Context, name string) (*corev1.Node, error) {
+	return get(ctx, a, client.Nodes, "", name)
 }
 
 // runtimeHandler is what the runtime calls the pod's RuntimeClass; what it costs

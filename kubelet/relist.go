@@ -154,6 +154,13 @@ func (r *relister) healthy(now time.Time) error {
 	return nil
 }
 
+// started says whether a relist ever succeeded.
+func (r *relister) started() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.seen.IsZero()
+}
+
 // states lists, by pod, the state of every sandbox and container.
 func (r *containerRuntime) states(ctx context.Context) (map[types.UID][]string, error) {
 	sandboxes, err := r.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
@@ -190,11 +197,4 @@ func (r *containerRuntime) podUIDs(ctx context.Context) (map[types.UID]bool, err
 		out[uid] = true
 	}
 	return out, nil
-}
-
-// started says whether a relist ever succeeded.
-func (r *relister) started() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return !r.seen.IsZero()
 }

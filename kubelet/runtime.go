@@ -223,6 +223,19 @@ func (r *containerRuntime) removeSandbox(ctx context.Context, id string) error {
 	return ignoreNotFound(err)
 }
 
+// exec runs a command in a container and waits for it. A timeout of zero means
+// as long as ctx.
+func (r *containerRuntime) exec(ctx context.Context, id string, command []string, timeout time.Duration) (execAnswer, error) {
+	answer, err := r.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
+		ContainerId: id, Cmd: command, Timeout: int64(timeout / time.Second)})
+	return execAnswer{answer}, err
+}
+
+// execAnswer is what a command has said.
+type execAnswer struct{ *runtimeapi.ExecSyncResponse }
+
+func (a execAnswer) both() []byte { return append(a.GetStdout(), a.GetStderr()...) }
+
 func isNotFound(err error) bool { return status.Code(err) == codes.NotFound }
 
 func ignoreNotFound(err error) error {
