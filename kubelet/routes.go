@@ -44,8 +44,9 @@ func (k *Kubelet) readOnlyRoutes() http.Handler {
 }
 
 func (k *Kubelet) watchingRoutes(r chi.Router) {
-	k.healthRoutes(r)
+	k.healthRoutes(r, "ping", "log", "syncloop")
 	r.Get("/pods", k.servePods)
+	r.Get("/pods/", k.servePods)
 	r.Get("/stats/summary", k.serveSummary)
 	r.Post("/stats/summary", k.serveSummary)
 	metrics := k.metricPages()
@@ -53,21 +54,36 @@ func (k *Kubelet) watchingRoutes(r chi.Router) {
 	r.Handle("/metrics/resource", metrics.resource)
 	r.Handle("/metrics/probes", metrics.probes)
 	r.Handle("/metrics/cadvisor", metrics.cadvisor)
-	r.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
+	wrongRoutes(r)
+}
+
+// wrongRoutes answers what has no handler, in upstream's words, which depend on
+// the part of upstream that the path belongs to.
+func wrongRoutes(routes chi.Router) {
+	routes.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		var allowed []string
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
+				allowed = append(allowed, method)
+			}
+		}
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		say(w, http.StatusMethodNotAllowed, "405: Method Not Allowed")
 	})
-	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		root, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-		if slices.Contains([]string{"pods", "stats", "run", "exec", "attach", "portForward", "containerLogs", "checkpoint", "runningpods"}, root) {
+	routes.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		root, _, below := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		switch {
+		case slices.Contains([]string{"/stats", "/logs", "/runningpods", "/debug/pprof"}, r.URL.Path):
+			http.Redirect(w, r, r.URL.Path+"/", http.StatusTemporaryRedirect)
+		case below && slices.Contains([]string{"pods", "stats", "run", "exec", "attach", "portForward", "containerLogs", "checkpoint"}, root):
 			say(w, http.StatusNotFound, "404: Page Not Found")
-			return
+		default:
+			http.NotFound(w, r)
 		}
-		http.NotFound(w, r)
 	})
 }
 
 func (k *Kubelet) debuggingRoutes(r chi.Router) {
-	r.Get("/runningpods", k.serveRunningPods)
 	r.Get("/runningpods/", k.serveRunningPods)
 	r.Handle("/configz", http.HandlerFunc(k.serveConfigz))
 	r.Get("/containerLogs/{namespace}/{pod}/{container}", k.serveLogs)
@@ -88,6 +104,7 @@ func (k *Kubelet) debuggingRoutes(r chi.Router) {
 	} else {
 		r.Handle("/logs/*", closed("logs endpoint is disabled."))
 	}
+	r.Handle("/debug/flags/v", closed("flags endpoint is disabled."))
 	if k.cfg.Server.Profiling {
 		r.Get("/debug/pprof/*", pprof.Index)
 		r.Get("/debug/pprof/profile", pprof.Profile)
@@ -117,11 +134,9 @@ func say(w http.ResponseWriter, code int, format string, args ...any) {
 	fmt.Fprintf(w, format, args...)
 }
 
-// healthRoutes serves the checks by themselves and together. The kubelet is
-// healthy while the runtime answers; that it answers itself is shown by its
-// answer.
-func (k *Kubelet) healthRoutes(r chi.Router) {
-	checks := []string{"ping", "log", "syncloop"}
+// healthRoutes serves some checks by themselves and together. Whether the runtime
+// answers is syncloop; that the kubelet does is shown by its answer.
+func (k *Kubelet) healthRoutes(r chi.Router, checks ...string) {
 	check := func(name string) error {
 		if name == "syncloop" && k.relist.started() {
 			return k.relist.healthy(time.Now())
@@ -150,6 +165,10 @@ func (k *Kubelet) healthRoutes(r chi.Router) {
 				fmt.Fprintf(&text, "[+]%s ok\n", name)
 			}
 		}
+		unknown := slices.DeleteFunc(query["exclude"], func(name string) bool { return slices.Contains(checks, name) })
+		if len(unknown) > 0 {
+			fmt.Fprintf(&text, "warn: some health checks cannot be excluded: no matches for %s\n", strings.ReplaceAll(strings.Trim(fmt.Sprintf("%q", unknown), "[]"), " ", ","))
+		}
 		switch {
 		case failed:
 			http.Error(w, text.String()+"healthz check failed", http.StatusInternalServerError)
@@ -166,9 +185,9 @@ func (k *Kubelet) servePods(w http.ResponseWriter, _ *http.Request) {
 	list := newPodList()
 	for _, worker := range k.allWorkers() {
 		pod, _, status := worker.view()
-		shown := pod.DeepCopy()
-		shown.Status = status
-		list.Items = append(list.Items, *shown)
+		shown := *pod
+		shown.TypeMeta, shown.Status = metav1.TypeMeta{}, status // what the items of a list are, it says once
+		list.Items = append(list.Items, shown)
 	}
 	writeJSON(w, list)
 }
@@ -188,7 +207,9 @@ func (k *Kubelet) serveRunningPods(w http.ResponseWriter, r *http.Request) {
 	list := newPodList()
 	for uid := range uids {
 		if seen, err := k.runtime.observe(r.Context(), uid); err == nil && seen.alive() {
-			list.Items = append(list.Items, *orphan(seen))
+			pod := orphan(seen)
+			pod.TypeMeta = metav1.TypeMeta{}
+			list.Items = append(list.Items, *pod)
 		}
 	}
 	writeJSON(w, list)

@@ -107,7 +107,7 @@ func TestNodeAPIAnswers(t *testing.T) {
 		"POST /exec/default/p/c?command=ls":             "400 you must specify at least 1 of stdin, stdout, stderr",
 		"POST /exec/default/x/c?command=ls&output=1":    "404 pod does not exist",
 		"POST /exec/default/p/c?command=ls&output=1":    `500 container not found ("c")`,
-		"POST /attach/default/p/other-uid/c?output=1":   `500 container not found ("c")`,
+		"POST /attach/default/p/other-uid/c?output=1":   "500 container c not found in pod p_default",
 		"POST /run/default/x/c?cmd=ls":                  "404 pod does not exist",
 		"GET /run/default/p/c?cmd=ls":                   "405 405: Method Not Allowed",
 		"POST /portForward/default/x":                   "404 pod does not exist",

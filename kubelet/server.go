@@ -26,7 +26,7 @@ func (k *Kubelet) runServers(ctx context.Context) error {
 	s := k.cfg.Server
 	if s.HealthzPort > 0 {
 		local := chi.NewRouter()
-		k.healthRoutes(local)
+		k.healthRoutes(local, "ping")
 		server := &http.Server{Handler: local}
 		address := net.JoinHostPort(s.HealthzAddress, strconv.Itoa(int(s.HealthzPort)))
 		group.Go(func() error { return serve(ctx, server, address, false) })

@@ -76,7 +76,8 @@ func (k *Kubelet) metricPages() metricHandlers {
 	}
 	return metricHandlers{
 		kubelet:  promhttp.HandlerFor(k.metrics.registry, promhttp.HandlerOpts{}),
-		resource: page(resourceCollector{k}), probes: page(k.probes.total, k.probes.took), cadvisor: page(cadvisorCollector{k}),
+		resource: page(resourceCollector{k}), probes: page(k.probes.total, k.probes.took, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "process_start_time_seconds", Help: "When this process began"}, func() float64 { return float64(k.started.Unix()) })), cadvisor: page(cadvisorCollector{k}),
 	}
 }
 

@@ -34,7 +34,7 @@ func fail(w http.ResponseWriter, err error) {
 	if h := (*httpError)(nil); errors.As(err, &h) {
 		code = h.code
 	}
-	say(w, code, "%s", message(err))
+	say(w, code, "%s", err.Error())
 }
 
 // findWorker finds the pod that a request names.
@@ -69,6 +69,9 @@ func (k *Kubelet) runningContainer(r *http.Request) (string, error) {
 	}
 	if c := seen.latest(name); c != nil && c.running() && w.isMeant(r) { // upstream knows only running ones here
 		return c.Id, nil
+	}
+	if strings.HasPrefix(r.URL.Path, "/attach/") {
+		return "", fmt.Errorf("container %s not found in pod %s_%s", name, chi.URLParam(r, "pod"), chi.URLParam(r, "namespace"))
 	}
 	return "", fmt.Errorf("container not found (%q)", name)
 }
@@ -248,8 +251,12 @@ func (k *Kubelet) serveLogs(w http.ResponseWriter, r *http.Request) {
 		}
 		return true
 	}
-	if err := readLog(r.Context(), c.LogPath, flushing{w, http.NewResponseController(w)}, options, ended); err != nil && r.Context().Err() == nil {
-		fail(w, fmt.Errorf("read log of container %s: %w", c.name(), err))
+	out := flushing{w, http.NewResponseController(w)}
+	if _, err := out.Write(nil); err != nil { // whoever follows a silent container shall know that he does
+		return
+	}
+	if err := readLog(r.Context(), c.LogPath, out, options, ended); err != nil && r.Context().Err() == nil {
+		fmt.Fprintf(w, "failed to read log file %q: %v", c.LogPath, err)
 	}
 }
 
@@ -337,8 +344,8 @@ func parseLogOptions(q url.Values, now time.Time) (logOptions, error) {
 			return o, invalid
 		}
 	}
-	stream, known := map[string]string{"": "", "All": "", "Stdout": "stdout", "Stderr": "stderr"}[q.Get("stream")]
-	if o.stream = stream; !known || stream != "" && o.tail >= 0 {
+	stream, known := map[string]string{"All": "", "Stdout": "stdout", "Stderr": "stderr"}[q.Get("stream")]
+	if o.stream = stream; q.Has("stream") && !known || stream != "" && o.tail >= 0 {
 		return o, invalid
 	}
 	return o, nil

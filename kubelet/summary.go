@@ -51,18 +51,24 @@ func (r *rates) of(id string, at time.Time, used uint64) *uint64 {
 	return &now.rate
 }
 
-// serveSummary answers /stats/summary.
+// serveSummary answers /stats/summary. Who wants only CPU and memory spares us
+// the counting of files.
 func (k *Kubelet) serveSummary(w http.ResponseWriter, r *http.Request) {
 	answer, err := k.runtime.runtime.ListPodSandboxStats(r.Context(), &runtimeapi.ListPodSandboxStatsRequest{})
 	if err != nil {
 		fail(w, err)
 		return
 	}
+	brief := r.FormValue("only_cpu_and_memory") == "true"
 	summary := statsapi.Summary{Node: k.nodeStats(r.Context()), Pods: []statsapi.PodStats{}}
 	for _, s := range answer.Stats {
 		if worker := k.worker(types.UID(s.GetAttributes().GetLabels()[labelPodUID])); worker != nil {
-			summary.Pods = append(summary.Pods, k.podStats(r.Context(), worker, s))
+			summary.Pods = append(summary.Pods, k.podStats(r.Context(), worker, s, brief))
 		}
+	}
+	if brief {
+		n := summary.Node
+		summary.Node = statsapi.NodeStats{NodeName: n.NodeName, StartTime: n.StartTime, CPU: n.CPU, Memory: n.Memory}
 	}
 	writeJSON(w, summary)
 }
@@ -88,7 +94,7 @@ func (k *Kubelet) nodeStats(ctx context.Context) statsapi.NodeStats {
 }
 
 // podStats sums up what the runtime measured of a pod, and counts its files.
-func (k *Kubelet) podStats(ctx context.Context, worker *worker, s *runtimeapi.PodSandboxStats) statsapi.PodStats {
+func (k *Kubelet) podStats(ctx context.Context, worker *worker, s *runtimeapi.PodSandboxStats, brief bool) statsapi.PodStats {
 	pod, _, status := worker.view()
 	now := metav1.Now()
 	out := statsapi.PodStats{PodRef: statsapi.PodReference{Name: pod.Name, Namespace: pod.Namespace, UID: string(pod.UID)},
@@ -118,6 +124,12 @@ func (k *Kubelet) podStats(ctx context.Context, worker *worker, s *runtimeapi.Po
 		addTo(&out.Memory.MajorPageFaults, one.Memory.MajorPageFaults)
 		out.Containers = append(out.Containers, one)
 		use.containers = append(use.containers, containerUse{name: one.Name})
+	}
+	if brief {
+		for i, c := range out.Containers {
+			out.Containers[i] = statsapi.ContainerStats{Name: c.Name, StartTime: c.StartTime, CPU: c.CPU, Memory: c.Memory, Swap: c.Swap}
+		}
+		return out
 	}
 	if n := s.GetLinux().GetNetwork().GetDefaultInterface(); n != nil {
 		out.Network = &statsapi.NetworkStats{Time: now, InterfaceStats: statsapi.InterfaceStats{Name: n.Name,

@@ -159,7 +159,7 @@ func orphan(seen *observedPod) *corev1.Pod {
 			continue
 		}
 		names[c.name()] = true
-		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: c.name()})
+		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: c.name(), Image: c.GetImage().GetImage()})
 		if grace, err := strconv.ParseInt(c.Annotations[annotationGracePeriod], 10, 64); err == nil {
 			pod.Spec.TerminationGracePeriodSeconds = &grace
 		}
