@@ -66,6 +66,8 @@ type Config struct {
 	ResolvConf     string
 	SeccompDefault bool
 
+	PullPolicy            kubeletv1beta1.ImagePullCredentialsVerificationPolicy // of images that are there
+	PullAllowlist         []string
 	SerializeImagePulls   bool
 	MaxParallelPulls      int32
 	PullQPS, PullBurst    int // 0: as fast as they come
@@ -127,6 +129,7 @@ func NewConfig(c *kubeletv1beta1.KubeletConfiguration, nodeName, rootDir string)
 		MaxPods: c.MaxPods, CgroupRoot: cmp.Or(c.CgroupRoot, "/"), CgroupDriver: c.CgroupDriver,
 		CgroupsPerQOS: isTrue(c.CgroupsPerQOS), FailCgroupV1: isTrue(c.FailCgroupV1), CPUCFSQuota: isTrue(c.CPUCFSQuota),
 		ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, SeccompDefault: isTrue(c.SeccompDefault),
+		PullPolicy: c.ImagePullCredentialsVerificationPolicy, PullAllowlist: c.PreloadedImagesVerificationAllowlist,
 		SerializeImagePulls: isTrue(c.SerializeImagePulls), AllowedUnsafeSysctls: c.AllowedUnsafeSysctls,
 		ContainerLogMaxFiles: 5, CrashLoopMax: 5 * time.Minute, RuntimeTimeout: c.RuntimeRequestTimeout.Duration,
 		StatusUpdateFrequency: c.NodeStatusUpdateFrequency.Duration, StatusReportFrequency: c.NodeStatusReportFrequency.Duration,

@@ -35,10 +35,6 @@ var refusedSettings = []struct {
 	{func(c *kubeletv1beta1.KubeletConfiguration) bool {
 		return c.MemorySwap.SwapBehavior != "" && c.MemorySwap.SwapBehavior != "NoSwap"
 	}, "memorySwap.swapBehavior is refused unless it is NoSwap: containers are not given swap"},
-	{func(c *kubeletv1beta1.KubeletConfiguration) bool {
-		return c.ImagePullCredentialsVerificationPolicy != kubeletv1beta1.NeverVerifyPreloadedImages &&
-			c.ImagePullCredentialsVerificationPolicy != kubeletv1beta1.NeverVerify
-	}, "imagePullCredentialsVerificationPolicy is refused: who may use an image that is on the node is not verified"},
 	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return isTrue(c.EnableSystemLogQuery) },
 		"enableSystemLogQuery is refused: the node's own logs are not served"},
 	{func(c *kubeletv1beta1.KubeletConfiguration) bool { return !isTrue(c.EnableControllerAttachDetach) },
@@ -70,7 +66,7 @@ var quietSettings = []string{"EnableContentionProfiling", "VolumeStatsAggPeriod"
 	"CPUManagerReconcilePeriod", "TopologyManagerScope", "TopologyManagerPolicyOptions", "HairpinMode", "KubeAPIQPS", "KubeAPIBurst", "ContentType",
 	"MakeIPTablesUtilChains", "IPTablesMasqueradeBit", "IPTablesDropBit", "ContainerLogMaxWorkers", "ConfigMapAndSecretChangeDetectionStrategy",
 	"VolumePluginDir", "KernelMemcgNotification", "MemoryThrottlingFactor", "MemoryReservationPolicy", "Tracing", "UserNamespaces",
-	"SystemReservedCgroup", "KubeReservedCgroup", "PreloadedImagesVerificationAllowlist", "ShowHiddenMetricsForVersion",
+	"SystemReservedCgroup", "KubeReservedCgroup", "ShowHiddenMetricsForVersion",
 	"StreamingConnectionIdleTimeout", "PodCIDR", "EnableDebugFlagsHandler"}
 
 // checkConfiguration refuses what must be refused and returns the warnings.

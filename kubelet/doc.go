@@ -33,7 +33,8 @@
 //	    security.go, userns.go             who it is, and what it may
 //	    resources.go, cgroup*.go           what it gets (allocation.go: has been promised;
 //	                                       resize.go: gets instead, while it runs)
-//	    dns.go, hosts.go, image.go         its names, its image
+//	    dns.go, hosts.go                   its names
+//	    image.go, pulled.go                its image, and who may use it
 //	    volume*.go, mount_linux.go         its files (objects.go: read from the API)
 //	    csi*.go                            those that drivers bring: csi.go says the order
 //	probe*.go, hooks.go        what is asked of a container, and told to it

@@ -85,7 +85,7 @@ var gatesWithEffect = []string{"PodLogsQuerySplitStreams", "CustomCPUCFSQuotaPer
 
 // gatesWithout are on by default upstream, and their features are not here.
 var gatesWithout = []string{"ComponentFlagz", "ComponentStatusz", "ContainerCheckpoint", "DynamicResourceAllocation", "KubeletPSI",
-	"KubeletPodResourcesGet", "KubeletEnsureSecretPulledImages", "KubeletTracing"}
+	"KubeletPodResourcesGet", "KubeletTracing"}
 
 // gates says of every gate whether it is open.
 type gates map[string]bool

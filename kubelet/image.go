@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 )
 
 // The reasons for which a container waits, as kubectl shows them.
@@ -63,11 +65,12 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 		return nil, &waitError{reason: reasonImageInspect, text: text}
 	}
 	policy := pullPolicy(c)
+	credentials := sync.OnceValue(func() []pullCredential { return k.pullCredentials(ctx, pod, c.Image) })
 	switch {
-	case present.Image != nil && policy != corev1.PullAlways:
+	case present.Image != nil && policy != corev1.PullAlways && k.pulled.mayUse(c.Image, present.Image.Id, credentials):
 		event(corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
 		return present.Image, nil
-	case policy == corev1.PullNever:
+	case policy == corev1.PullNever: // whether it is there, but not for this pod, is not told
 		event(corev1.EventTypeWarning, "ErrImageNeverPull", "Container image %q is not present with pull policy of Never", c.Image)
 		return nil, &waitError{reason: reasonErrImageNever, text: fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)}
 	}
@@ -75,7 +78,7 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 	if wait := k.imageBackoff.remaining(key, time.Now()); wait > 0 {
 		return nil, &waitError{reason: reasonImageBackOff, text: fmt.Sprintf("Back-off pulling image %q", c.Image)}
 	}
-	image, err := k.pull(ctx, pod, c, spec, sandbox)
+	image, err := k.pull(ctx, pod, c, spec, sandbox, credentials())
 	if err != nil {
 		k.imageBackoff.next(key, time.Now(), time.Now())
 		return nil, err
@@ -84,7 +87,7 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 	return image, nil
 }
 
-func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
+func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig, credentials []pullCredential) (*runtimeapi.Image, error) {
 	event := k.containerEvents(pod, c)
 	event(corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
 	waitStart := time.Now()
@@ -97,17 +100,25 @@ func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, imagePullTimeout)
 	defer cancel()
+	if err := k.pulled.begin(c.Image); err != nil {
+		text := fmt.Sprintf("Failed to record image pull intent for container image %q: %v", c.Image, err)
+		return nil, &waitError{reason: reasonErrImagePull, text: text}
+	}
 	var answer *runtimeapi.PullImageResponse
+	var used pullCredential
 	var err error
-	for _, auth := range k.pullCredentials(ctx, pod, c.Image) {
+	for _, used = range credentials {
 		if !k.pullRate.Allow() {
 			err = errors.New("pull QPS exceeded")
 			break
 		}
-		answer, err = k.runtime.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: auth, SandboxConfig: sandbox})
+		answer, err = k.runtime.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: used.auth, SandboxConfig: sandbox})
 		if err == nil {
 			break
 		}
+	}
+	if err := k.pulled.end(c.Image, answer.GetImageRef(), used.secret); err != nil {
+		k.log.Warn("who may use an image could not be recorded", "key", c.Image, "err", err)
 	}
 	if err != nil && context.Cause(ctx) == context.Canceled {
 		return nil, ctx.Err()
@@ -147,11 +158,17 @@ func withTag(image string) string {
 	return image + ":latest"
 }
 
+// pullCredential is one way to pull an image, and whose it is.
+type pullCredential struct {
+	auth   *runtimeapi.AuthConfig
+	secret *kubeletv1beta1.ImagePullSecret // both nil: as nobody
+}
+
 // pullCredentials returns what to try, in order: every pull secret for the
-// image's registry, or nobody at all.
-func (k *Kubelet) pullCredentials(ctx context.Context, pod *corev1.Pod, image string) []*runtimeapi.AuthConfig {
+// image's registry; as nobody, if there is none.
+func (k *Kubelet) pullCredentials(ctx context.Context, pod *corev1.Pod, image string) []pullCredential {
 	registry := registryOf(image)
-	var out []*runtimeapi.AuthConfig
+	var out []pullCredential
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		secret, err := k.objects.secret(ctx, pod.Namespace, ref.Name)
 		if err != nil {
@@ -164,14 +181,18 @@ func (k *Kubelet) pullCredentials(ctx context.Context, pod *corev1.Pod, image st
 				!(registry == defaultRegistry && address == legacyDockerHubAddress) {
 				continue
 			}
-			user, password := a.Username, a.Password
-			if raw, err := base64.StdEncoding.DecodeString(a.Auth); err == nil && user == "" {
-				user, password, _ = strings.Cut(string(raw), ":")
+			auth := &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password, ServerAddress: address}
+			if raw, err := base64.StdEncoding.DecodeString(a.Auth); err == nil && auth.Username == "" {
+				auth.Username, auth.Password, _ = strings.Cut(string(raw), ":")
 			}
-			out = append(out, &runtimeapi.AuthConfig{Username: user, Password: password, ServerAddress: address})
+			out = append(out, pullCredential{auth, &kubeletv1beta1.ImagePullSecret{UID: string(secret.UID), Namespace: secret.Namespace,
+				Name: secret.Name, CredentialHash: credentialHash(auth)}})
 		}
 	}
-	return append(out, nil)
+	if len(out) == 0 {
+		return []pullCredential{{}}
+	}
+	return out
 }
 
 type registryLogin struct{ Username, Password, Auth string }

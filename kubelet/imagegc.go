@@ -186,6 +186,7 @@ func (k *Kubelet) knownImages(ctx context.Context, now time.Time) ([]imageRecord
 			}
 		}
 	}
+	k.pulled.prune(images.Images, now)
 	return k.imageUse.update(images.Images, used, now), nil
 }
 

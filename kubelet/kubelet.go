@@ -63,6 +63,7 @@ type Kubelet struct {
 
 	capacity  corev1.ResourceList // what the node has; set before anything runs
 	allocated *resourceRecord     // what of it pods have been promised
+	pulled    *pullRecords        // who may use which image
 
 	usernsMu sync.Mutex // held while a range of users is found and written
 
@@ -138,7 +139,9 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	k.metrics.registry.MustRegister(stateCollector{k})
 	k.runtime = newContainerRuntime(runtimeCalls{deps.Runtime, cfg.RuntimeTimeout, k.metrics}, runtimeCalls{deps.Images, cfg.RuntimeTimeout, k.metrics})
 	k.allocated, k.runtime.given = &resourceRecord{pods: map[types.UID]podGrant{}}, &resourceRecord{pods: map[types.UID]podGrant{}}
+	k.pulled = &pullRecords{policy: cfg.PullPolicy, allow: cfg.PullAllowlist, pulling: map[string]int{}}
 	if !cfg.Hollow {
+		k.pulled.dir = filepath.Join(cfg.RootDir, "image_manager")
 		k.allocated.path, k.runtime.given.path = filepath.Join(cfg.RootDir, "allocated_pods_state"), filepath.Join(cfg.RootDir, "actuated_pods_state")
 	}
 	k.volumes = &volumes{metrics: k.metrics, rootDir: cfg.RootDir, objects: k.objects,
@@ -282,6 +285,9 @@ func (k *Kubelet) prepareNode(ctx context.Context) error {
 		if !wait(ctx, time.Second) {
 			return ctx.Err()
 		}
+	}
+	if err := k.restorePulls(ctx); err != nil {
+		k.log.Warn("pulls that a former kubelet began", "err", err)
 	}
 	k.node.askRuntime(ctx) // the first pods shall not wait for the second look
 	// Runtime and kubelet must agree on who makes cgroups; the runtime decides.

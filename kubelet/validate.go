@@ -145,6 +145,10 @@ func (v *validator) choices() {
 		`option %q specified for imagePullCredentialsVerificationPolicy. Valid options are "NeverVerify", "NeverVerifyPreloadedImages", "NeverVerifyAllowlistedImages" or "AlwaysVerify"`, policy)
 	v.refuse(len(v.PreloadedImagesVerificationAllowlist) > 0 && policy != "NeverVerifyAllowlistedImages",
 		"can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVertificationPolicy` is not \"NeverVerifyAllowlistedImages\"")
+	for _, pattern := range v.PreloadedImagesVerificationAllowlist {
+		text := badPattern(pattern)
+		v.refuse(text != "", "invalid image pattern in `preloadedImagesVerificationAllowlist`: %s", text)
+	}
 	reservation := string(v.MemoryReservationPolicy)
 	v.refuse(reservation == "TieredReservation" && !v.open["MemoryQoS"], "memoryReservationPolicy %q requires MemoryQoS feature gate to be enabled", reservation)
 	v.refuse(!slices.Contains([]string{"None", "TieredReservation"}, reservation),
