@@ -119,17 +119,14 @@ func PodResizeUpdate(p, old *corev1.Pod) field.ErrorList {
 
 // sameNames: a resize neither adds nor moves containers.
 func sameNames(r *report, at *field.Path, now, before []corev1.Container) bool {
+	list := strings.TrimPrefix(at.String(), "spec.")
 	if len(now) != len(before) {
-		list := "containers"
-		if strings.HasSuffix(at.String(), "initContainers") {
-			list = "initContainers"
-		}
 		r.add(field.Forbidden(at, list+" may not be added or removed on resize"))
 		return false
 	}
 	for i := range now {
 		if now[i].Name != before[i].Name {
-			r.add(field.Forbidden(at.Index(i).Child("name"), "containers may not be renamed or reordered on resize"))
+			r.add(field.Forbidden(at.Index(i).Child("name"), list+" may not be renamed or reordered on resize"))
 			return false
 		}
 	}

@@ -47,6 +47,7 @@ func decode[T any](t *testing.T, data []byte) *T {
 
 var kinds = map[string]kind{
 	"pod":           of(Pod, PodUpdate),
+	"resize":        of(Pod, PodResizeUpdate),
 	"service":       of(Service, ServiceUpdate),
 	"deployment":    of(Deployment, DeploymentUpdate),
 	"daemonset":     of(DaemonSet, DaemonSetUpdate),
