@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -144,10 +145,11 @@ func saveRecord(path string, pods map[types.UID]podGrant) error {
 // replaceFile writes a file so that a reader, or whoever comes after a crash,
 // finds the old content or the new.
 func replaceFile(path string, content []byte) error {
-	if err := os.WriteFile(path+".tmp", content, 0o600); err != nil {
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.WriteFile(temporary, content, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(path+".tmp", path)
+	return os.Rename(temporary, path)
 }
 
 // recordChecksum is upstream's, which hashes how a dump of the text looks.

@@ -144,11 +144,7 @@ func writeRecord(dir string, r csiRecord) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	temporary := filepath.Join(dir, "."+csiDataFile)
-	if err := os.WriteFile(temporary, raw, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temporary, filepath.Join(dir, csiDataFile))
+	return replaceFile(filepath.Join(dir, csiDataFile), raw)
 }
 
 func readRecord(dir string) (r csiRecord, err error) {

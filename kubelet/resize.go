@@ -78,8 +78,8 @@ func (k *Kubelet) resizePods() {
 		return
 	}
 	slices.SortFunc(waiting, func(a, b *worker) int {
-		return cmp.Or(boolCompare(b.growing(), a.growing()), cmp.Compare(priority(b.wanted), priority(a.wanted)),
-			boolCompare(qos.Of(a.wanted) == corev1.PodQOSGuaranteed, qos.Of(b.wanted) == corev1.PodQOSGuaranteed),
+		return cmp.Or(compareBools(b.growing(), a.growing()), cmp.Compare(priority(b.wanted), priority(a.wanted)),
+			compareBools(qos.Of(a.wanted) == corev1.PodQOSGuaranteed, qos.Of(b.wanted) == corev1.PodQOSGuaranteed),
 			a.pendingSince().Compare(b.pendingSince()), cmp.Compare(a.key, b.key))
 	})
 	for _, w := range waiting {
@@ -91,16 +91,6 @@ func (k *Kubelet) resizePods() {
 	if err := k.cgroups.setBurstableShares(all); err != nil {
 		k.log.Warn("weight of the burstable pods", "err", err)
 	}
-}
-
-func boolCompare(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return -1
-	}
-	return 1
 }
 
 // wantsResize says whether the pod asks for something else than it has.

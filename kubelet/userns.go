@@ -108,10 +108,7 @@ func (k *Kubelet) allocateUserns(path string) (record usernsRecord, err error) {
 	record = usernsRecord{UIDs: mine, GIDs: mine}
 	raw, err := json.Marshal(record)
 	if err == nil {
-		err = os.WriteFile(path+".new", raw, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
+		err = replaceFile(path, raw)
 	}
 	return record, err
 }
