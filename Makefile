@@ -61,13 +61,21 @@ $(PARTS)/go-version: FORCE
 .PHONY: FORCE
 FORCE:
 
-CONTAINERD_TAGS := no_btrfs,no_devmapper,no_zfs,no_aufs
+# The shim and runc start anew for every pod and container: what is not in them need not be initialized each time. The
+# shim speaks ttrpc, never gRPC, and nobody asks runc for a checkpoint.
+TAGS-containerd := no_btrfs,no_devmapper,no_zfs,no_aufs
+TAGS-containerd-shim-runc-v2 := no_grpc
+TAGS-runc := seccomp,netgo,osusergo,urfave_cli_no_docs,runc_nocriu
+$(PARTS)/tags: FORCE $(PARTS)/go-version
+	@echo '$(TAGS-containerd-shim-runc-v2) $(TAGS-runc)' | cmp -s - $@ || echo '$(TAGS-containerd-shim-runc-v2) $(TAGS-runc)' > $@
+$(PARTS)/containerd-shim-runc-v2 $(PARTS)/runc: $(PARTS)/tags
+
 $(PARTS)/containerd $(PARTS)/containerd-shim-runc-v2: $(PARTS)/%: payload/containerd/go.mod payload/containerd/go.sum $(PARTS)/go-version
-	$(call go-build,payload/containerd) -tags $(CONTAINERD_TAGS) -o $(CURDIR)/$@ github.com/containerd/containerd/v2/cmd/$*
+	$(call go-build,payload/containerd) -tags $(TAGS-$*) -o $(CURDIR)/$@ github.com/containerd/containerd/v2/cmd/$*
 
 # runc enters namespaces in C, before Go's threads exist, and filters system calls with libseccomp: cgo, linked statically.
 $(PARTS)/runc: payload/runc/go.mod payload/runc/go.sum $(PARTS)/go-version
-	CGO_ENABLED=1 $(GO) build -C payload/runc -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS) -extldflags -static' \
+	CGO_ENABLED=1 $(GO) build -C payload/runc -tags $(TAGS-runc) -ldflags '$(LDFLAGS) -extldflags -static' \
 		-o $(CURDIR)/$@ github.com/opencontainers/runc
 
 $(PARTS)/coredns: $(wildcard payload/coredns/*) $(PARTS)/go-version

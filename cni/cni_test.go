@@ -196,7 +196,7 @@ func TestBridge(t *testing.T) {
 func TestBridgeAddAgain(t *testing.T) {
 	m := newMachine(t)
 	pod := nstest.New(t, "a")
-	conf := bridgeConf
+	conf := with(bridgeConf, "ipMasq", true)
 	first := m.result(m.must("ADD", "a", pod.Path, conf))
 	if _, err := m.call("ADD", "a", pod.Path, conf); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("the second ADD: %v", err)
@@ -213,6 +213,9 @@ func TestBridgeAddAgain(t *testing.T) {
 	}
 	if _, _, err := m.node.Ask("tcp", "10.1.0.2:7"); err != nil {
 		t.Error(err)
+	}
+	if rules := m.node.Run("iptables-save -t nat"); strings.Count(rules, "-j "+chainName(masqueradePrefix, "test", "a")) != 1 || strings.Count(rules, "-j MASQUERADE") != 1 {
+		t.Errorf("the rules are not there once:\n%s", rules)
 	}
 	m.must("DEL", "a", pod.Path, conf)
 }

@@ -49,15 +49,19 @@ func masquerade(network, containerID string, ips []*current.IPConfig) error {
 			multicast = "ff00::/8"
 		}
 		network := net.IPNet{IP: ip.Address.IP.Mask(ip.Address.Mask), Mask: ip.Address.Mask}
-		var text strings.Builder
-		fmt.Fprintf(&text, "*nat\n:%s - [0:0]\n", chain)
-		fmt.Fprintf(&text, "-A %s -d %s -m comment --comment %q -j ACCEPT\n", chain, network.String(), why)
-		fmt.Fprintf(&text, "-A %s ! -d %s -m comment --comment %q -j MASQUERADE\n", chain, multicast, why)
-		if !r.Has(background(), "nat", "POSTROUTING", "-s", ip.Address.IP.String(), "-m", "comment", "--comment", why, "-j", chain) {
-			fmt.Fprintf(&text, "-A POSTROUTING -s %s -m comment --comment %q -j %s\n", ip.Address.IP, why, chain)
+		rules := fmt.Sprintf("-A %s -d %s -m comment --comment %q -j ACCEPT\n", chain, network.String(), why) +
+			fmt.Sprintf("-A %s ! -d %s -m comment --comment %q -j MASQUERADE\n", chain, multicast, why)
+		jump := fmt.Sprintf("-A POSTROUTING -s %s -m comment --comment %q -j %s\n", ip.Address.IP, why, chain)
+		// -N refuses a chain that is there, and then nothing of the text is done.
+		err := r.Restore(background(), []byte("*nat\n-N "+chain+"\n"+rules+jump+"COMMIT\n"))
+		if err == nil {
+			continue
 		}
-		text.WriteString("COMMIT\n")
-		if err := r.Restore(background(), []byte(text.String())); err != nil {
+		// An ADD that died has left it, and perhaps the jump: declaring empties it.
+		if r.Has(background(), "nat", "POSTROUTING", "-s", ip.Address.IP.String(), "-m", "comment", "--comment", why, "-j", chain) {
+			jump = ""
+		}
+		if err := r.Restore(background(), []byte("*nat\n:"+chain+" - [0:0]\n"+rules+jump+"COMMIT\n")); err != nil {
 			return err
 		}
 	}

@@ -22,11 +22,13 @@ func ensureTmpfs(path string, bytes int64) error {
 	if err := unix.Statfs(path, &fs); err != nil {
 		return err
 	}
-	if fs.Type == unix.TMPFS_MAGIC {
-		// The whole node may live on a tmpfs: only a mount of its own counts.
-		if mounts, err := mountsBelow(path); err == nil && len(mounts) > 0 && mounts[0] == path {
-			return nil
-		}
+	// The whole node may live on a tmpfs: only one of its own counts.
+	var here, above unix.Stat_t
+	if err := errors.Join(unix.Stat(path, &here), unix.Stat(filepath.Dir(path), &above)); err != nil {
+		return err
+	}
+	if fs.Type == unix.TMPFS_MAGIC && here.Dev != above.Dev {
+		return nil
 	}
 	options := "size=" + strconv.FormatInt(bytes, 10) // 0: no limit
 	err := unix.Mount("tmpfs", path, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, options+",noswap")
