@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -47,10 +48,11 @@ func newImageService(cfg Config, daemon *daemon) *imageService {
 
 // imageFacts is what an image's content says: immutable, keyed by digest.
 type imageFacts struct {
-	id      string
-	size    uint64
-	diffIDs []digest.Digest
-	config  ocispec.ImageConfig
+	id       string
+	size     uint64
+	diffIDs  []digest.Digest
+	platform ocispec.Platform
+	config   ocispec.ImageConfig
 
 	once     sync.Mutex // guards accounts
 	accounts *accounts
@@ -152,7 +154,7 @@ func (s *imageService) describe(ctx context.Context, record images.Image) (*imag
 		return nil, fmt.Errorf("image config: %w", err)
 	}
 	facts = &imageFacts{
-		id: manifest.Config.Digest.String(), diffIDs: config.RootFS.DiffIDs, config: config.Config,
+		id: manifest.Config.Digest.String(), diffIDs: config.RootFS.DiffIDs, platform: config.Platform, config: config.Config,
 		size: uint64(record.Target.Size + manifest.Config.Size),
 	}
 	for _, layer := range manifest.Layers {
@@ -192,20 +194,27 @@ func (s *imageService) resolve(ctx context.Context, ref string) (*imageInfo, err
 	return nil, fmt.Errorf("image %q: %w", ref, errdefs.ErrNotFound)
 }
 
+// ListImages filters by what resolve takes, or by a repository: a name without
+// a tag stands for all of them.
 func (s *imageService) ListImages(ctx context.Context, r *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	response := &runtimeapi.ListImagesResponse{}
-	if ref := r.GetFilter().GetImage().GetImage(); ref != "" {
-		info, err := s.resolve(ctx, ref)
-		if err == nil {
-			response.Images = append(response.Images, info.toCRI())
-		}
-		return response, ignoreNotFound(err)
-	}
 	list, err := s.list(ctx)
+	if ref := r.GetFilter().GetImage().GetImage(); ref != "" && err == nil {
+		var one *imageInfo
+		one, err = s.resolve(ctx, ref)
+		err = ignoreNotFound(err)
+		list = slices.DeleteFunc(list, func(i *imageInfo) bool { return (one == nil || i.id != one.id) && !i.inRepository(ref) })
+	}
+	response := &runtimeapi.ListImagesResponse{}
 	for _, info := range list {
 		response.Images = append(response.Images, info.toCRI())
 	}
 	return response, err
+}
+
+func (i *imageInfo) inRepository(ref string) bool {
+	named, err := reference.ParseNormalizedNamed(ref)
+	return err == nil && reference.IsNameOnly(named) &&
+		slices.ContainsFunc(i.digests, func(d string) bool { return strings.HasPrefix(d, named.Name()+"@") })
 }
 
 func (s *imageService) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
@@ -215,7 +224,8 @@ func (s *imageService) ImageStatus(ctx context.Context, r *runtimeapi.ImageStatu
 	}
 	response := &runtimeapi.ImageStatusResponse{Image: info.toCRI()}
 	if r.GetVerbose() {
-		response.Info = infoJSON(map[string]any{"imageSpec": map[string]any{"config": info.config, "rootfs": info.diffIDs}})
+		response.Info = infoJSON(map[string]any{"chainID": identity.ChainID(info.diffIDs), "imageSpec": ocispec.Image{
+			Platform: info.platform, Config: info.config, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: info.diffIDs}}})
 	}
 	return response, nil
 }

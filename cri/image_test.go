@@ -56,6 +56,12 @@ func (m *machine) testImages(t *testing.T) {
 			}
 		}
 	}
+	for filter, want := range map[string]int{"": 4, host + "/demo": 2, host + "/demo:two": 1, pulled[0][7:19]: 1, host + "/other": 0, "demo": 0} {
+		list, err := m.images.ListImages(t.Context(), &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: filter}}})
+		if err != nil || len(list.GetImages()) != want {
+			t.Errorf("images of %q: %v, %v", filter, list.GetImages(), err)
+		}
+	}
 	for _, id := range pulled {
 		for range 2 {
 			if _, err := m.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id}}); err != nil {

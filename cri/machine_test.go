@@ -264,7 +264,7 @@ func (m *machine) awaitState(t *testing.T, id string, state runtimeapi.Container
 // sh runs a script in a container and returns what it prints.
 func (m *machine) sh(t *testing.T, id, script string) (string, int32) {
 	t.Helper()
-	r, err := m.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", script}, Timeout: 10})
+	r, err := m.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", script}, Timeout: 120})
 	if err != nil {
 		t.Fatal(err)
 	}

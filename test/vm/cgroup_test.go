@@ -29,7 +29,7 @@ func TestCgroupV2(t *testing.T) {
 			"/checkout/test/critest/critest.test": build(t, "./test/critest", ""),
 		},
 		Script:    prepare + "cd /checkout/test/critest && ./critest.test -test.v -test.run TestCgroups",
-		MemoryMiB: 4096, Timeout: 12 * time.Minute,
+		MemoryMiB: 4096, Timeout: 20 * time.Minute,
 	})
 	t.Log(out)
 	if !strings.Contains(out, "--- PASS: TestCgroups") || !strings.Contains(out, "v2 is true") {
@@ -47,7 +47,7 @@ func TestRuntimeOnCgroupV2(t *testing.T) {
 			"/checkout/cri/cri.test": build(t, "./cri", ""),
 		},
 		Script:    prepare + "cd /checkout/cri && TINYKUBE_MUST_RUN=1 ./cri.test -test.v -test.run 'TestRuntime/(Pod|Exits|ImageVolume|NothingIsLeft)'",
-		MemoryMiB: 4096, Timeout: 12 * time.Minute,
+		MemoryMiB: 4096, Timeout: 20 * time.Minute,
 	})
 	t.Log(out)
 	if !strings.Contains(out, "--- PASS: TestRuntime") {
