@@ -92,19 +92,12 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-func TestParseIO(t *testing.T) {
-	v2 := parseIO([]byte("8:0 rbytes=4096 wbytes=8 rios=1 wios=2 dbytes=0 dios=0\n253:0 \n"), nil)
-	v1 := parseIO([]byte("8:0 Read 4096\n8:0 Write 8\n8:0 Total 4104\nTotal 4104\n"), map[string]string{"Read": "rbytes", "Write": "wbytes"})
-	for _, devices := range []map[string]sample{v1, v2} {
-		if len(devices) != 1 || devices["8:0"]["rbytes"] != 4096 || devices["8:0"]["wbytes"] != 8 {
-			t.Errorf("%v", devices)
-		}
-	}
+func TestDiskMetrics(t *testing.T) {
 	labels := map[string]int{}
 	for _, m := range diskMetrics {
 		labels[m.name] = strings.Count(m.label, ",") + 1
 	}
-	for _, m := range ioMetrics("8:0", v2["8:0"], nil) {
+	for _, m := range ioMetrics("8:0", sample{"rbytes": 4096, "wbytes": 8, "rios": 1, "wios": 2}, nil) {
 		if labels[m.GetName()] != len(m.GetLabelValues()) {
 			t.Errorf("%v", m)
 		}

@@ -156,7 +156,7 @@ func (sb *sandbox) networkMetrics() (list []*runtimeapi.Metric) {
 		return nil
 	}
 	labels := []string{sb.Config.GetMetadata().GetName(), sb.Config.GetMetadata().GetNamespace(), "", sb.ID, ""}
-	interfaces(data, func(name string, counters sample) {
+	cgroup.Interfaces(data, func(name string, counters map[string]uint64) {
 		for _, m := range networkMetrics {
 			list = append(list, m.of(counters, labels, name)...)
 		}
@@ -170,7 +170,7 @@ func (s *Server) containerMetrics(ctx context.Context, sb *sandbox, c *container
 	for _, m := range containerMetrics {
 		list = append(list, m.of(read, labels)...)
 	}
-	for device, used := range readIO(c.snapshot().Cgroup, s.host.CgroupV2) {
+	for device, used := range cgroup.ReadIO(c.snapshot().Cgroup, s.host.CgroupV2) {
 		list = append(list, ioMetrics(device, used, labels)...)
 	}
 	return list

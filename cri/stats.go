@@ -1,13 +1,10 @@
 package cri
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
@@ -144,7 +141,7 @@ func (s *Server) podStats(ctx context.Context, sb *sandbox) *runtimeapi.PodSandb
 // networkUsage lists every interface, the pod's own first of all.
 func networkUsage(at int64, data []byte) *runtimeapi.NetworkUsage {
 	usage := &runtimeapi.NetworkUsage{Timestamp: at}
-	interfaces(data, func(name string, counters sample) {
+	cgroup.Interfaces(data, func(name string, counters map[string]uint64) {
 		i := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: value(counters["rx.bytes"]), RxErrors: value(counters["rx.errors"]),
 			TxBytes: value(counters["tx.bytes"]), TxErrors: value(counters["tx.errors"])}
 		if name == podInterface {
@@ -153,24 +150,6 @@ func networkUsage(at int64, data []byte) *runtimeapi.NetworkUsage {
 		usage.Interfaces = append(usage.Interfaces, i)
 	})
 	return usage
-}
-
-// interfaces reads /proc/net/dev: a name and 16 columns, the first four of each
-// half being those that are told.
-func interfaces(data []byte, yield func(name string, counters sample)) {
-	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
-		name, numbers, found := strings.Cut(lines.Text(), ":")
-		columns := strings.Fields(numbers)
-		if name = strings.TrimSpace(name); !found || len(columns) < 16 || name == "lo" {
-			continue
-		}
-		counters := sample{}
-		for i, word := range []string{"bytes", "packets", "errors", "dropped"} {
-			counters["rx."+word], _ = strconv.ParseUint(columns[i], 10, 64)
-			counters["tx."+word], _ = strconv.ParseUint(columns[i+8], 10, 64)
-		}
-		yield(name, counters)
-	}
 }
 
 func value(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }

@@ -83,7 +83,7 @@ var (
 	machineLabels = []string{"boot_id", "machine_id", "system_uuid"}
 	machineCores  = desc("machine_cpu_cores", "CPUs of this node", machineLabels...)
 	machineBytes  = desc("machine_memory_bytes", "Memory of this node", machineLabels...)
-	// interfaceFigures are the columns of /proc/PID/net/dev.
+	// interfaceFigures are what an interface counts.
 	interfaceFigures = interfaceDescs()
 	// diskFigures are what a group read and wrote, by device.
 	diskFigures = map[string]*prometheus.Desc{
@@ -98,11 +98,12 @@ func groupDesc(name, help string, more ...string) *prometheus.Desc {
 	return desc(name, help, append(groupLabels[:len(groupLabels):len(groupLabels)], more...)...)
 }
 
-func interfaceDescs() map[int]*prometheus.Desc {
-	out := map[int]*prometheus.Desc{}
-	for column, name := range map[int]string{0: "receive_bytes", 1: "receive_packets", 2: "receive_errors", 3: "receive_packets_dropped",
-		8: "transmit_bytes", 9: "transmit_packets", 10: "transmit_errors", 11: "transmit_packets_dropped"} {
-		out[column] = groupDesc("container_network_"+name+"_total", "Network: "+strings.ReplaceAll(name, "_", " "), "interface")
+func interfaceDescs() map[string]*prometheus.Desc {
+	out := map[string]*prometheus.Desc{}
+	for counter, name := range map[string]string{"rx.bytes": "receive_bytes", "rx.packets": "receive_packets", "rx.errors": "receive_errors",
+		"rx.dropped": "receive_packets_dropped", "tx.bytes": "transmit_bytes", "tx.packets": "transmit_packets", "tx.errors": "transmit_errors",
+		"tx.dropped": "transmit_packets_dropped"} {
+		out[counter] = groupDesc("container_network_"+name+"_total", "Network: "+strings.ReplaceAll(name, "_", " "), "interface")
 	}
 	return out
 }
@@ -266,33 +267,16 @@ func figuresOf(file string, text []byte) map[string]uint64 {
 
 // disks sends what a group read and wrote.
 func (g *groupFigures) disks(group string) {
-	if g.tree.v2 {
-		raw, _ := os.ReadFile(filepath.Join(g.tree.files("", group), "io.stat"))
-		for line := range strings.Lines(string(raw)) { // 8:0 rbytes=1 wbytes=2 rios=3 …
-			fields := strings.Fields(line)
-			for _, field := range fields[min(1, len(fields)):] {
-				name, value, _ := strings.Cut(field, "=")
-				g.disk(fields[0], name, value)
-			}
-		}
-		return
-	}
-	for file, names := range map[string]map[string]string{
-		"blkio.throttle.io_serviced":      {"Read": "rios", "Write": "wios"},
-		"blkio.throttle.io_service_bytes": {"Read": "rbytes", "Write": "wbytes"}} {
-		raw, _ := os.ReadFile(filepath.Join(g.tree.files("blkio", group), file))
-		for line := range strings.Lines(string(raw)) { // 8:0 Read 1
-			if fields := strings.Fields(line); len(fields) == 3 {
-				g.disk(fields[0], names[fields[1]], fields[2])
-			}
+	for device, moved := range cgroup.ReadIO(group, g.tree.v2) {
+		for name, n := range moved {
+			g.disk(device, name, float64(n))
 		}
 	}
 }
 
-func (g *groupFigures) disk(number, name, value string) {
-	n, err := strconv.ParseFloat(value, 64)
+func (g *groupFigures) disk(number, name string, value float64) {
 	desc := diskFigures[name]
-	if err != nil || desc == nil {
+	if desc == nil {
 		return
 	}
 	raw, _ := os.ReadFile("/sys/dev/block/" + number + "/uevent")
@@ -302,7 +286,7 @@ func (g *groupFigures) disk(number, name, value string) {
 			device = "/dev/" + found
 		}
 	}
-	g.send(desc, prometheus.CounterValue, n, device)
+	g.send(desc, prometheus.CounterValue, value, device)
 }
 
 // interfaces sends the figures of the network namespace that the group's
@@ -314,16 +298,9 @@ func (g *groupFigures) interfaces(group string) {
 		return
 	}
 	raw, _ = os.ReadFile(filepath.Join("/proc", pid, "net/dev"))
-	for line := range strings.Lines(string(raw)) {
-		name, rest, found := strings.Cut(line, ":")
-		columns := strings.Fields(rest)
-		if name = strings.TrimSpace(name); !found || name == "lo" || len(columns) < 16 {
-			continue
+	cgroup.Interfaces(raw, func(name string, counters map[string]uint64) {
+		for counter, desc := range interfaceFigures {
+			g.send(desc, prometheus.CounterValue, float64(counters[counter]), name)
 		}
-		for column, desc := range interfaceFigures {
-			if n, err := strconv.ParseFloat(columns[column], 64); err == nil {
-				g.send(desc, prometheus.CounterValue, n, name)
-			}
-		}
-	}
+	})
 }

@@ -230,7 +230,7 @@ func (r *pullRecords) restore(images []*runtimeapi.Image) error {
 	for _, file := range files {
 		var intent kubeletv1beta1.ImagePullIntent
 		raw, err := os.ReadFile(file)
-		if strings.HasSuffix(file, ".tmp") || err != nil || json.Unmarshal(raw, &intent) != nil {
+		if err != nil || json.Unmarshal(raw, &intent) != nil {
 			continue
 		}
 		for _, image := range images {

@@ -39,3 +39,13 @@ func TestRead(t *testing.T) {
 		t.Errorf("a group that is not there: %v", err)
 	}
 }
+
+func TestParseIO(t *testing.T) {
+	v2 := ParseIO([]byte("8:0 rbytes=4096 wbytes=8 rios=1 wios=2 dbytes=0 dios=0\n253:0 \n"), nil)
+	v1 := ParseIO([]byte("8:0 Read 4096\n8:0 Write 8\n8:0 Total 4104\nTotal 4104\n"), map[string]string{"Read": "rbytes", "Write": "wbytes"})
+	for _, devices := range []map[string]map[string]uint64{v1, v2} {
+		if len(devices) != 1 || devices["8:0"]["rbytes"] != 4096 || devices["8:0"]["wbytes"] != 8 {
+			t.Errorf("%v", devices)
+		}
+	}
+}
