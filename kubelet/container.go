@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -154,9 +155,9 @@ func (k *Kubelet) containerMounts(in containerInput, env map[string]string) ([]*
 		if volume.block {
 			return nil, fmt.Errorf("volume %s has volumeMode Block, but is specified in volumeMounts", m.Name)
 		}
-		subPath := m.SubPath
-		if m.SubPathExpr != "" {
-			subPath = expandAll([]string{m.SubPathExpr}, env)[0]
+		subPath, err := expandSubPath(m, env)
+		if err != nil {
+			return nil, err
 		}
 		if volume.image != nil {
 			out = append(out, &runtimeapi.Mount{ContainerPath: absolute(m.MountPath), Image: volume.image, ImageSubPath: subPath, Readonly: true})
@@ -197,6 +198,30 @@ func (k *Kubelet) containerMounts(in containerInput, env map[string]string) ([]*
 		return nil, err
 	}
 	return append(out, &runtimeapi.Mount{ContainerPath: terminationPath(c), HostPath: path}), nil
+}
+
+// expandSubPath is the part of its volume that a mount wants. A variable that is
+// not there would be a part that nobody asked for.
+func expandSubPath(m corev1.VolumeMount, env map[string]string) (string, error) {
+	subPath, missing := m.SubPath, []string(nil)
+	if m.SubPathExpr != "" {
+		subPath = expand(m.SubPathExpr, func(name string) (string, bool) {
+			if env[name] == "" {
+				missing = append(missing, name)
+			}
+			return env[name], true
+		})
+	}
+	slices.Sort(missing)
+	switch {
+	case len(missing) > 0:
+		return "", fmt.Errorf("missing value for %s", strings.Join(slices.Compact(missing), ", "))
+	case filepath.IsAbs(subPath):
+		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", subPath)
+	case slices.Contains(strings.Split(subPath, "/"), ".."):
+		return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", subPath)
+	}
+	return subPath, nil
 }
 
 // recursiveReadOnly says whether what is mounted below a read-only mount is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -137,6 +138,55 @@ func TestPullPolicies(t *testing.T) {
 		"a:1": false, "a@sha256:1": false, "*": false, "/*": false, "a/*/b": false} {
 		if (badPattern(pattern) == "") != good {
 			t.Errorf("pattern %q: %q", pattern, badPattern(pattern))
+		}
+	}
+}
+
+// An image can be a volume: it is pulled as its own policy says, and its
+// container waits for it as for its own.
+func TestImageVolume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.runtime.Missing["data:1"] = true
+		const spec = "  volumes: [{name: v, image: {reference: \"data:1\", pullPolicy: IfNotPresent}}]\n" +
+			"  containers:\n  - {name: a, image: app:1, volumeMounts: [{name: v, mountPath: /v, subPath: etc}]}\n  - {name: b, image: app:1}\n"
+		n.manifest("web", spec)
+		n.start()
+		settle(time.Second)
+		n.expectRunning("b") // which does not mount it
+		if s := n.container("web", "a"); s.State.Waiting == nil || s.State.Waiting.Reason != reasonErrImagePull && s.State.Waiting.Reason != reasonImageBackOff {
+			t.Errorf("without its volume: %+v", s)
+		}
+		n.runtime.Load("data:1")
+		settle(30 * time.Second)
+		n.expectRunning("a", "b")
+		for _, c := range n.runtime.Containers() {
+			answer, err := n.runtime.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(answer.Status.Mounts, func(m *runtimeapi.Mount) bool { return m.ContainerPath == "/v" })
+			switch m := answer.Status.Mounts; {
+			case c.Metadata.Name == "b" && i >= 0:
+				t.Errorf("b has %v", m[i])
+			case c.Metadata.Name == "a" && (i < 0 || m[i].Image.GetImage() != "data:1" || m[i].ImageSubPath != "etc" || !m[i].Readonly || m[i].HostPath != ""):
+				t.Errorf("a has %v", m)
+			}
+		}
+		n.stop()
+	})
+}
+
+func TestSubPath(t *testing.T) {
+	env := map[string]string{"A": "a", "UP": "..", "EMPTY": ""}
+	for expr, want := range map[string]string{"x/$(A)": "x/a", "$(B)/$(EMPTY)": "missing value for B, EMPTY", "$(UP)/x": "unable to provision SubPath `../x`: must not contain '..'",
+		"/$(A)": "error SubPath `/a` must not be an absolute path", "$$(B)": "$(B)"} {
+		got, err := expandSubPath(corev1.VolumeMount{SubPathExpr: expr}, env)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", expr, got, want)
 		}
 	}
 }

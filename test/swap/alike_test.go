@@ -65,7 +65,7 @@ func (c *clusterUnderTest) comparePods() {
 			if then := pod.Annotations["then"]; then != "" && !asked[pod.Name] {
 				if asked[pod.Name] = matches(pod.Annotations["after"], a) && matches(pod.Annotations["after"], b); asked[pod.Name] {
 					for namespace := range alikeNodes {
-						c.run("", "kubectl", then, "pod", pod.Name, "-n", namespace, "--wait=false")
+						c.run("", append(append([]string{"kubectl"}, strings.Fields(then)...), "pod", pod.Name, "-n", namespace)...)
 					}
 				}
 				return false
