@@ -65,12 +65,20 @@ var kernelFigures = []struct {
 		source{"memory", "memory.stat", "total_mapped_file"}, source{"", "memory.stat", "file_mapped"}, 1, 1},
 	{groupDesc("container_memory_swap", "Memory that was swapped out"), prometheus.GaugeValue,
 		source{"memory", "memory.stat", "total_swap"}, source{"", "memory.swap.current", ""}, 1, 1},
+	{groupDesc("container_memory_total_active_file_bytes", "Files in memory that are in use"), prometheus.GaugeValue,
+		source{"memory", "memory.stat", "total_active_file"}, source{"", "memory.stat", "active_file"}, 1, 1},
+	{groupDesc("container_memory_total_inactive_file_bytes", "Files in memory that nobody touched for long"), prometheus.GaugeValue,
+		source{"memory", "memory.stat", "total_inactive_file"}, source{"", "memory.stat", "inactive_file"}, 1, 1},
+	{groupDesc("container_memory_failcnt", "Times that it hit its limit"), prometheus.CounterValue,
+		source{"memory", "memory.failcnt", ""}, source{"", "memory.events", "max"}, 1, 1},
 	{groupDesc("container_spec_memory_limit_bytes", "The limit; 0 for none"), prometheus.GaugeValue,
 		source{"memory", "memory.limit_in_bytes", ""}, source{"", "memory.max", ""}, 1, 1},
 	{groupDesc("container_oom_events_total", "Processes ended for want of memory"), prometheus.CounterValue,
 		source{"memory", "memory.oom_control", "oom_kill"}, source{"", "memory.events", "oom_kill"}, 1, 1},
 	{groupDesc("container_threads", "Threads"), prometheus.GaugeValue,
 		source{"pids", "pids.current", ""}, source{"", "pids.current", ""}, 1, 1},
+	{groupDesc("container_threads_max", "Most threads; 0 for no limit"), prometheus.GaugeValue,
+		source{"pids", "pids.max", ""}, source{"", "pids.max", ""}, 1, 1},
 }
 
 var (
@@ -80,6 +88,7 @@ var (
 	startedAt     = groupDesc("container_start_time_seconds", "When it started")
 	lastSeen      = groupDesc("container_last_seen", "When it was last looked at")
 	writableLayer = groupDesc("container_fs_usage_bytes", "What it wrote into its own layer", "device")
+	groupsFailed  = desc("container_scrape_error", "1 if something could not be read")
 	machineLabels = []string{"boot_id", "machine_id", "system_uuid"}
 	machineCores  = desc("machine_cpu_cores", "CPUs of this node", machineLabels...)
 	machineBytes  = desc("machine_memory_bytes", "Memory of this node", machineLabels...)
@@ -122,6 +131,7 @@ func (c cadvisorCollector) Collect(out chan<- prometheus.Metric) {
 	if err != nil {
 		k.log.Warn("usage of the containers", "err", message(err))
 	}
+	out <- prometheus.MustNewConstMetric(groupsFailed, prometheus.GaugeValue, map[bool]float64{true: 1}[err != nil])
 	layers := map[string]*runtimeapi.UInt64Value{}
 	for _, s := range stats {
 		layers[s.GetAttributes().GetId()] = s.GetWritableLayer().GetUsedBytes()

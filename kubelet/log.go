@@ -87,20 +87,21 @@ var errLogLimit = errors.New("log limit reached")
 type logWriter struct {
 	out     io.Writer
 	options logOptions
-	// midLine says that the last line written was a partial one: its
+	// midLine says that the last line was a partial one: its
 	// continuation gets no timestamp.
 	midLine bool
 }
 
 func (w *logWriter) write(line logLine) error {
+	continued := w.midLine
+	w.midLine = line.partial
 	if line.at.Before(w.options.since) || w.options.stream != "" && w.options.stream != line.stream {
 		return nil
 	}
 	text := line.text
-	if w.options.timestamps && !w.midLine {
+	if w.options.timestamps && !continued {
 		text = append([]byte(line.at.Format(logTimeFormat)+" "), text...)
 	}
-	w.midLine = line.partial
 	if w.options.limit >= 0 && int64(len(text)) >= w.options.limit {
 		w.out.Write(text[:w.options.limit]) // the reader's loss ends us anyway
 		return errLogLimit

@@ -33,7 +33,6 @@ type metrics struct {
 	startTime                   prometheus.Histogram // since the kubelet saw the pod
 	startTimeSLI, startTimeAll  *prometheus.HistogramVec
 	workerTime                  *prometheus.HistogramVec
-	workerStartTime             prometheus.Histogram
 	relistTime, relistInterval  prometheus.Histogram
 	relistSeen                  prometheus.Gauge
 	cgroupTime                  *prometheus.HistogramVec
@@ -75,7 +74,6 @@ func newMetrics() *metrics {
 	m.startTimeSLI = times("kubelet_pod_start_sli_duration_seconds", "From a pod's creation until it runs, without the pulling of images", podStartBuckets)
 	m.startTimeAll = times("kubelet_pod_start_total_duration_seconds", "From a pod's creation until it runs", podStartBuckets)
 	m.workerTime = times("kubelet_pod_worker_duration_seconds", "How long one look at a pod took", usual, "operation_type")
-	m.workerStartTime = duration("kubelet_pod_worker_start_duration_seconds", "From seeing a pod until work on it begins", usual)
 	m.relistTime = duration("kubelet_pleg_relist_duration_seconds", "How long it took to list what the runtime has", usual)
 	m.relistInterval = duration("kubelet_pleg_relist_interval_seconds", "Time between the beginnings of two relists", usual)
 	m.relistSeen = register(m, prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubelet_pleg_last_seen_seconds", Help: "When the last relist succeeded"}))
@@ -173,6 +171,8 @@ var (
 	runningPods       = desc("kubelet_running_pods", "Pods that have a running sandbox")
 	runningContainers = desc("kubelet_running_containers", "Containers by state", "container_state")
 	desiredPods       = desc("kubelet_desired_pods", "Pods that this node is told to run", "static")
+	mirrorPods        = desc("kubelet_mirror_pods", "Static pods that the API is to show")
+	cgroupVersion     = desc("kubelet_cgroup_version", "Which cgroups this machine has")
 	nodeNameIs        = desc("kubelet_node_name", "The node's name; always 1", "node")
 	buildInfo         = desc("kubernetes_build_info", "What was built, by what; always 1",
 		"build_date", "compiler", "git_commit", "git_tree_state", "git_version", "go_version", "major", "minor", "platform")
@@ -248,6 +248,8 @@ func (c stateCollector) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	gauge(runningPods, float64(pods))
+	gauge(mirrorPods, float64(desired["true"]))
+	gauge(cgroupVersion, map[bool]float64{true: 2, false: 1}[k.cgroups.unified()])
 	for state, n := range states {
 		gauge(runningContainers, float64(n), state)
 	}
