@@ -382,6 +382,9 @@ func setConditions(status *corev1.PodStatus, in statusInput) {
 			condition.Status = corev1.ConditionFalse
 		}
 		condition.Reason, condition.Message = reason, text
+		if kind == corev1.AllContainersRestarting { // upstream's says nothing of it
+			condition.ObservedGeneration = 0
+		}
 		upsertCondition(status, condition, in.now)
 	}
 	isResize := func(c corev1.PodCondition) bool {
