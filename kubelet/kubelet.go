@@ -90,11 +90,13 @@ type Shared struct {
 	Pods     *client.Split[*corev1.Pod] // by spec.nodeName
 	Services *client.Informer[*corev1.Service]
 	Events   *client.Recorder
+	metrics  *metrics // of all of them together: nobody asks for one's
 }
 
 // NewShared makes what kubelets can share.
 func NewShared(c *client.Client, log *slog.Logger) *Shared {
 	return &Shared{
+		metrics: newMetrics(),
 		Pods: client.NewSplit(client.For(c, client.Pods), client.InformerOptions[*corev1.Pod]{Trim: client.TrimManagedFields[*corev1.Pod], Logger: log},
 			func(pod *corev1.Pod) string { return pod.Spec.NodeName }),
 		Services: client.NewInformer(client.For(c, client.Services), client.InformerOptions[*corev1.Service]{Trim: client.TrimManagedFields[*corev1.Service], Logger: log}),
@@ -128,7 +130,6 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 	}
 	k := &Kubelet{
 		cfg: cfg, log: deps.Logger, client: deps.Client, started: time.Now(), ready: make(chan struct{}), dirty: make(chan struct{}, 1),
-		metrics:      newMetrics(),
 		objects:      apiObjects{deps.Client},
 		crashes:      newBackoff(min(10*time.Second, cfg.CrashLoopMax), cfg.CrashLoopMax),
 		imageBackoff: newBackoff(10*time.Second, 5*time.Minute),
@@ -136,7 +137,12 @@ func New(cfg Config, deps Deps) (*Kubelet, error) {
 		pullRate:     rate.NewLimiter(limitOf(cfg.PullQPS), cfg.PullBurst),
 		workers:      map[types.UID]*worker{},
 	}
-	k.metrics.registry.MustRegister(stateCollector{k})
+	if deps.Shared != nil {
+		k.metrics = deps.Shared.metrics
+	} else {
+		k.metrics = newMetrics()
+		k.metrics.registry.MustRegister(stateCollector{k})
+	}
 	k.runtime = newContainerRuntime(runtimeCalls{deps.Runtime, cfg.RuntimeTimeout, k.metrics}, runtimeCalls{deps.Images, cfg.RuntimeTimeout, k.metrics})
 	k.allocated, k.runtime.given = &resourceRecord{pods: map[types.UID]podGrant{}}, &resourceRecord{pods: map[types.UID]podGrant{}}
 	k.pulled = &pullRecords{policy: cfg.PullPolicy, allow: cfg.PullAllowlist, pulling: map[string]int{}}
