@@ -68,3 +68,16 @@ func (w *worker) restartAll(ctx context.Context, pod *corev1.Pod, seen *observed
 	}
 	return nil
 }
+
+// restartingAll is the condition of a pod that may start over. It names no
+// generation, as upstream's does not.
+func restartingAll(in statusInput, status corev1.PodStatus) corev1.PodCondition {
+	out := corev1.PodCondition{Type: corev1.AllContainersRestarting, Status: corev1.ConditionFalse}
+	switch {
+	case isTerminal(status.Phase):
+		_, out.Reason, _ = containersReady(in.pod, status)
+	case in.over && slices.ContainsFunc(in.seen.containers, func(c *observedContainer) bool { return !isEphemeral(in.pod, c.name()) }):
+		out.Status, out.Reason, out.Message = corev1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
+	}
+	return out
+}

@@ -382,9 +382,6 @@ func setConditions(status *corev1.PodStatus, in statusInput) {
 			condition.Status = corev1.ConditionFalse
 		}
 		condition.Reason, condition.Message = reason, text
-		if kind == corev1.AllContainersRestarting { // upstream's says nothing of it
-			condition.ObservedGeneration = 0
-		}
 		upsertCondition(status, condition, in.now)
 	}
 	isResize := func(c corev1.PodCondition) bool {
@@ -417,15 +414,7 @@ func setConditions(status *corev1.PodStatus, in statusInput) {
 	// A pod that reached a kubelet is scheduled, whoever did it.
 	set(corev1.PodScheduled, true, "", "")
 	if mayRestartAll(in.pod) {
-		_, reason, _ := containersReady(in.pod, *status)
-		switch {
-		case isTerminal(status.Phase):
-			set(corev1.AllContainersRestarting, false, reason, "")
-		case in.over && slices.ContainsFunc(in.seen.containers, func(c *observedContainer) bool { return !isEphemeral(in.pod, c.name()) }):
-			set(corev1.AllContainersRestarting, true, "RestartAllContainersStarted", "container exited with restart policy rule")
-		default:
-			set(corev1.AllContainersRestarting, false, "", "")
-		}
+		upsertCondition(status, restartingAll(in, *status), in.now)
 	}
 	if in.disruption {
 		set(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, in.message)
