@@ -113,8 +113,11 @@ func (n *node) removeManifest(name string) {
 func (n *node) pod(name string) (*worker, corev1.PodStatus) {
 	n.t.Helper()
 	for _, w := range n.kubelet.allWorkers() {
-		if pod, _, status := w.view(); pod.Name == name+"-node-0" {
-			return w, status
+		if pod, _, _ := w.view(); pod.Name == name+"-node-0" {
+			told := n.kubelet.statuses
+			told.mu.Lock()
+			defer told.mu.Unlock()
+			return w, told.entries[w.uid].status
 		}
 	}
 	n.t.Fatalf("no pod %s", name)
@@ -150,6 +153,29 @@ func (n *node) expectRunning(want ...string) {
 	if got := n.running(); !slices.Equal(got, want) {
 		n.t.Errorf("running: %v, want %v", got, want)
 	}
+}
+
+// A pod has ended when the last of its containers has, be it a sidecar that
+// takes its time.
+func TestEndsWithItsSidecar(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.runtime.Programs["once:1"] = programOnce
+		n.runtime.Programs["stays:1"] = fakecri.Program{Stubborn: true}
+		n.start()
+		n.apiPod("job", "  restartPolicy: Never\n  initContainers: [{name: s, image: stays:1, restartPolicy: Always}]\n  containers: [{name: a, image: once:1}]\n")
+		settle(10 * time.Second)
+		n.expectRunning("s")
+		if _, status := n.pod("job"); status.Phase != corev1.PodRunning {
+			t.Errorf("while the sidecar runs: %s", status.Phase)
+		}
+		settle(30 * time.Second)
+		n.expectRunning()
+		if _, status := n.pod("job"); status.Phase != corev1.PodSucceeded {
+			t.Errorf("when it has ended: %s", status.Phase)
+		}
+		n.stop()
+	})
 }
 
 // programOnce is an init container's.

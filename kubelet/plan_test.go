@@ -181,6 +181,7 @@ func TestPhase(t *testing.T) {
 		{never, "i | a", "sandbox i:exit1", corev1.PodFailed},
 		{never, "i | a", "sandbox i:exit0 a:exit0", corev1.PodSucceeded},
 		{never, "s+ | a", "sandbox s:exit0 a:exit0", corev1.PodSucceeded},
+		{always, "i | a", "sandbox i:running a:exit1", corev1.PodPending}, // its second sandbox
 	} {
 		pod := podOf(test.policy, test.pod)
 		status := podStatus(statusInput{pod: pod, seen: seenOf(test.seen), waiting: map[string]*waitError{},

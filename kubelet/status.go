@@ -320,6 +320,10 @@ func podPhase(pod *corev1.Pod, status corev1.PodStatus, initialized, terminal bo
 			waiting++
 		}
 	}
+	initializes := false // perhaps in its second sandbox: what the others did before counts no more
+	for i, s := range status.InitContainerStatuses {
+		initializes = initializes || s.State.Running != nil && !isSidecar(&pod.Spec.InitContainers[i])
+	}
 	if !initialized && running == 0 && succeeded+failed == 0 {
 		for i, s := range status.InitContainerStatuses {
 			c := &pod.Spec.InitContainers[i]
@@ -337,7 +341,7 @@ func podPhase(pod *corev1.Pod, status corev1.PodStatus, initialized, terminal bo
 		return corev1.PodSucceeded
 	case terminal:
 		return corev1.PodFailed
-	case waiting > 0:
+	case waiting > 0, initializes:
 		return corev1.PodPending
 	case running > 0:
 		return corev1.PodRunning

@@ -49,10 +49,21 @@ func newStatusWriter(c *client.Client, find func(*corev1.Pod) *corev1.Pod, log *
 	return s
 }
 
-// set leaves a pod's newest status.
-func (s *statusWriter) set(pod *corev1.Pod, status corev1.PodStatus) {
+// set leaves a pod's newest status. That a pod has ended is not told before the
+// last of its containers has: whoever replaces it then shall not meet its
+// sidecar.
+//
+// Upstream: kubernetes@v1.36 pkg/kubelet/status mergePodStatus.
+func (s *statusWriter) set(pod *corev1.Pod, status corev1.PodStatus, ended bool) {
 	s.mu.Lock()
-	e := s.entries[pod.UID]
+	e, found := s.entries[pod.UID]
+	if isTerminal(status.Phase) && !ended {
+		told := e.status
+		if !found {
+			told = pod.Status
+		}
+		status.Phase, status.Reason, status.Message = told.Phase, told.Reason, told.Message
+	}
 	e.pod, e.status = pod, status
 	s.entries[pod.UID] = e
 	s.mu.Unlock()

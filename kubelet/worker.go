@@ -303,7 +303,7 @@ func (w *worker) publish(pod *corev1.Pod, seen *observedPod, terminal bool) core
 	w.mu.Lock()
 	w.status = status
 	w.mu.Unlock()
-	w.k.statuses.set(pod, status)
+	w.k.statuses.set(pod, status, terminal)
 	if status.Phase == corev1.PodRunning && !w.born.IsZero() {
 		w.k.metrics.podStarted(pod, w.born, w.pulling)
 		w.born = time.Time{}
