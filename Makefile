@@ -196,7 +196,7 @@ e2e-containerd: build ## the same with the CRI plugin of containerd in the place
 
 # Another kernel, for what this machine's may lack: IPVS, cgroup v2. It is emulated, and so takes minutes.
 vm: build $(BIN)/vm/boot $(BIN)/critest-nginx ## tests in a virtual machine (QEMU, without KVM and without root)
-	$(GO) test -C test -count=1 -v -timeout 60m ./vm/...
+	$(GO) test -C test -count=1 -v -timeout 100m ./vm/...
 $(BIN)/vm/boot: scripts/vm-kernel.sh
 	scripts/vm-kernel.sh $(BIN)/vm
 

@@ -10,7 +10,7 @@
 //	go test ──▶ test binary ──clone(NEWNET|NEWNS|NEWPID[|NEWUSER])──▶ test binary
 //	                                │
 //	                                ├─ PID 1: when it ends, all it started ends
-//	                                ├─ /run, /var/lib: fresh tmpfs, private
+//	                                ├─ /run, /var/lib, /var/log: fresh tmpfs, private
 //	                                ├─ New(t, "node-0") ─▶ /run/netns/node-0
 //	                                └─ New(t, "pod")    ─▶ /run/netns/pod
 //

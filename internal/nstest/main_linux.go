@@ -17,7 +17,7 @@ const insideVariable = "TINYKUBE_NSTEST"
 
 // private are the directories that tests, and the programs they run, write to.
 // Each becomes an empty tmpfs that only the test binary and its children see.
-var private = []string{"/run", "/var/lib"}
+var private = []string{"/run", "/var/lib", "/var/log"}
 
 // init keeps the process's first thread for the main goroutine. It is the one
 // thread that cannot die, and the one that /proc/PID/ns speaks of: NS.Do must
