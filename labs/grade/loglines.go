@@ -44,7 +44,7 @@ var logLines = suite{
 		},
 		{
 			Name: "the time is there to the nanosecond, and only before whole lines", Points: 2, Needs: []string{wholeLine},
-			run:  reads("timestamps=true", "04.000000005Z stdout P a\n05Z stdout F b\n06.1Z stderr F c\n", day+"04.000000005Z ab\n"+day+"06.1Z c\n"),
+			run:  reads("timestamps=true", "04.000000005Z stdout P a\n05Z stdout F b\n06.1Z stderr F c\n", day+"04.000000005Z ab\n"+day+"06.100000000Z c\n"),
 			Hint: "time.RFC3339Nano, into at",
 		},
 		{
