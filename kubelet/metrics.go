@@ -37,7 +37,7 @@ type metrics struct {
 	relistSeen                  prometheus.Gauge
 	cgroupTime                  *prometheus.HistogramVec
 	volumeTime                  *prometheus.HistogramVec
-	evictions, preemptions      *prometheus.CounterVec
+	evictions                   *prometheus.CounterVec
 	requests                    *prometheus.CounterVec // of the node API
 	requestTime                 *prometheus.HistogramVec
 	inflight                    *prometheus.GaugeVec
@@ -81,7 +81,6 @@ func newMetrics() *metrics {
 	m.volumeTime = times("storage_operation_duration_seconds", "How long it took to make or to remove a volume", []float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600},
 		"migrated", "operation_name", "status", "volume_plugin")
 	m.evictions = counters("kubelet_evictions", "Pods that were evicted, by what ran short", "eviction_signal")
-	m.preemptions = counters("kubelet_preemptions", "Pods that made room for critical ones, by what was missing", "preemption_signal")
 	call := []string{"method", "path", "server_type", "long_running"}
 	m.requests = counters("kubelet_http_requests_total", "Requests to the node API", call...)
 	m.requestTime = times("kubelet_http_requests_duration_seconds", "How long requests to the node API took", usual, call...)

@@ -54,45 +54,45 @@ func (r *Runtime) CreateContainer(_ context.Context, request *runtimeapi.CreateC
 	return &runtimeapi.CreateContainerResponse{ContainerId: c.status.Id}, nil
 }
 
-// StartContainer starts a created container.
-func (r *Runtime) StartContainer(_ context.Context, request *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
-	if err := r.check("StartContainer"); err != nil {
-		return nil, err
+// with carries a call about one container out.
+func (r *Runtime) with(call, id string, do func(*container) error) error {
+	if err := r.check(call); err != nil {
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.containers[request.ContainerId]
+	c := r.containers[id]
 	if c == nil {
-		return nil, status.Errorf(codes.NotFound, "container %s not found", request.ContainerId)
+		return status.Errorf(codes.NotFound, "container %s not found", id)
 	}
-	if c.status.State != runtimeapi.ContainerState_CONTAINER_CREATED {
-		return nil, status.Errorf(codes.FailedPrecondition, "container %s is %s", request.ContainerId, c.status.State)
-	}
-	now := time.Now()
-	next := cloneStatus(c.status)
-	next.State, next.StartedAt = runtimeapi.ContainerState_CONTAINER_RUNNING, now.UnixNano()
-	c.status = next
-	if c.program.Runs > 0 {
-		c.endsAt = now.Add(c.program.Runs)
-	}
-	return &runtimeapi.StartContainerResponse{}, nil
+	return do(c)
+}
+
+// StartContainer starts a created container.
+func (r *Runtime) StartContainer(_ context.Context, request *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
+	return &runtimeapi.StartContainerResponse{}, r.with("StartContainer", request.ContainerId, func(c *container) error {
+		if c.status.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+			return status.Errorf(codes.FailedPrecondition, "container %s is %s", request.ContainerId, c.status.State)
+		}
+		now := time.Now()
+		next := cloneStatus(c.status)
+		next.State, next.StartedAt = runtimeapi.ContainerState_CONTAINER_RUNNING, now.UnixNano()
+		c.status = next
+		if c.program.Runs > 0 {
+			c.endsAt = now.Add(c.program.Runs)
+		}
+		return nil
+	})
 }
 
 // UpdateContainerResources changes what a container may use.
 func (r *Runtime) UpdateContainerResources(_ context.Context, request *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
-	if err := r.check("UpdateContainerResources"); err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := r.containers[request.ContainerId]
-	if c == nil {
-		return nil, status.Errorf(codes.NotFound, "container %s not found", request.ContainerId)
-	}
-	next := cloneStatus(c.status)
-	next.Resources = &runtimeapi.ContainerResources{Linux: request.Linux}
-	c.status = next
-	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
+	return &runtimeapi.UpdateContainerResourcesResponse{}, r.with("UpdateContainerResources", request.ContainerId, func(c *container) error {
+		next := cloneStatus(c.status)
+		next.Resources = &runtimeapi.ContainerResources{Linux: request.Linux}
+		c.status = next
+		return nil
+	})
 }
 
 // StopContainer ends a container: at once, or after the grace period if it is
@@ -142,17 +142,12 @@ func (r *Runtime) RemoveContainer(_ context.Context, request *runtimeapi.RemoveC
 
 // ContainerStatus describes one container.
 func (r *Runtime) ContainerStatus(_ context.Context, request *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
-	if err := r.check("ContainerStatus"); err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := r.containers[request.ContainerId]
-	if c == nil {
-		return nil, status.Errorf(codes.NotFound, "container %s not found", request.ContainerId)
-	}
-	c.settle()
-	return &runtimeapi.ContainerStatusResponse{Status: c.status}, nil
+	response := &runtimeapi.ContainerStatusResponse{}
+	return response, r.with("ContainerStatus", request.ContainerId, func(c *container) error {
+		c.settle()
+		response.Status = c.status
+		return nil
+	})
 }
 
 // ListContainers lists the containers that a filter lets through.
